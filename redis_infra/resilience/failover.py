@@ -1,0 +1,431 @@
+"""Failover: the one place that decides what happens when Redis fails a call.
+
+Knows nothing of Redis or Django. It is handed two callables with one return
+type, what the loss of the call would mean (:class:`Effect`), and a translator
+of exceptions; it asks the breakers and the journal, and returns one answer.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
+
+from redis_infra.clock import SYSTEM_CLOCK, Clock
+from redis_infra.instrumentation import Counters
+from redis_infra.resilience.breaker import CircuitBreaker, State
+from redis_infra.resilience.faults import Failure, Fault
+from redis_infra.resilience.journal import Journal
+from redis_infra.resilience.prober import Prober
+
+__all__ = ["READ", "Effect", "Failover", "Home", "Kind", "LocalStore"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Kind(enum.Enum):
+    """What a lost call leaves behind in Redis."""
+
+    READ = "read"
+    CHANGE = "change"
+    """set, delete, touch: Redis may hold what must not be served; the journal takes the names."""
+    FILL = "fill"
+    """add, get_or_set: no harm if it is lost, so nothing is unlinked on return."""
+    COUNT = "count"
+    """incr: replayed as its delta if it was certainly not executed."""
+
+
+class Home(Protocol):
+    """Where keys belong: an alias with its prefix."""
+
+    @property
+    def namespace(self) -> str: ...
+
+
+class Effect:
+    """What one call touches, so that its loss can be put right.
+
+    ``stores`` marks calls that need memory on the server; ``repeatable`` those
+    that may be sent twice. ``home`` knows the glob of all keys of the alias,
+    and is asked for it only when something is lost.
+    """
+
+    __slots__ = ("delta", "home", "kind", "names", "pattern", "repeatable", "stores")
+
+    def __init__(
+        self,
+        kind: Kind,
+        names: tuple[str, ...] = (),
+        home: Home | None = None,
+        *,
+        pattern: str | None = None,
+        delta: int = 0,
+        stores: bool = False,
+        repeatable: bool = True,
+    ) -> None:
+        self.kind = kind
+        self.names = names
+        self.home = home
+        self.pattern = pattern
+        self.delta = delta
+        self.stores = stores
+        self.repeatable = repeatable
+
+    @property
+    def namespace(self) -> str:
+        """The glob of all keys of the alias; empty if nobody said."""
+        return self.home.namespace if self.home is not None else ""
+
+
+READ = Effect(Kind.READ)
+
+
+class _Verdict(enum.Enum):
+    RAISE = "raise"
+    REPEAT = "repeat"
+    ANSWER = "answer"
+    """Let the fallback answer."""
+
+
+class _Route(enum.Enum):
+    ASK = "ask"
+    LOCAL = "local"
+    BOTH = "both"
+    """Redis is well but not trusted with this key yet: write there too, answer from here."""
+    ALSO = "also"
+    """Redis answers; what may have been filled in here while it refuses stores is changed too."""
+
+
+class LocalStore(Protocol):
+    """What failover needs of the store that answers instead."""
+
+    def delete(self, *names: str) -> int: ...
+    def delete_where(self, matches: Callable[[str], object]) -> int: ...
+    def clear(self) -> object: ...
+    def after_fork(self) -> None: ...
+
+
+class Failover:
+    """Decide, for one database of a server, who answers a call.
+
+    For a key in the journal the fallback answers, in every state; for any other
+    key Redis does while its circuits are closed. ``clear`` is true when nothing
+    at all is wrong; it is a plain attribute, so that the hot path costs one
+    attribute read and one look at the clock.
+
+    Thread-safe, and shared by event loops: :meth:`run` and :meth:`arun` differ
+    by ``await`` only. The journal may write a line to the state directory.
+    """
+
+    def __init__(
+        self,
+        *,
+        reach: CircuitBreaker,
+        access: CircuitBreaker,
+        writes: CircuitBreaker,
+        journal: Journal,
+        local: LocalStore,
+        prober: Prober,
+        classify: Callable[[BaseException], Failure | None],
+        renew: Callable[[], None],
+        watch: Callable[[float], None],
+        counters: Counters,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.reach = reach
+        self.access = access
+        self.writes = writes
+        self.journal = journal
+        self.local = local
+        self.prober = prober
+        self.counters = counters
+        self.clear = False
+        self.look_at = 0.0
+        """Monotonic seconds of the next look at the host's journals."""
+        self.recent_deletes: tuple[str, ...] = ()
+        """Names deleted in the last seconds before the circuit opened."""
+        self._classify = classify
+        self._renew = renew
+        self._watch = watch
+        self._monotonic = clock.monotonic
+        self._denied: set[str] = set()
+        self._served_before = self._drained_before = 0
+        self._lock = threading.Lock()
+        for breaker in (reach, access, writes):
+            breaker.listeners.append(self._changed)
+            breaker.before_open.append(self._empty)
+        self.settle()
+
+    # What a call becomes
+
+    def run(
+        self,
+        primary: Callable[P, T],
+        fallback: Callable[P, T],
+        effect: Effect = READ,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return ``primary(...)``, or ``fallback(...)`` if Redis cannot or must not answer.
+
+        Waits at most as long as ``primary`` does, twice where a pooled
+        connection had gone stale. Raises what the two raise, when that is the
+        caller's own doing (a wrong type, an unpicklable value, a cancellation).
+        """
+        route = _Route.ASK if self.clear and self._monotonic() < self.look_at else self._route(effect)
+        if route is _Route.LOCAL:
+            self._lost(effect, executed=False)
+        else:
+            epoch = self.reach.epoch
+            for again in (False, True):
+                try:
+                    answer = primary(*args, **kwargs)
+                except BaseException as error:
+                    verdict = self._judge(error, effect, epoch, again=again)
+                    if verdict is _Verdict.RAISE:
+                        raise
+                    if verdict is _Verdict.ANSWER:
+                        break
+                else:
+                    if self.reach.strikes:
+                        self.reach.record_success()
+                    if route is _Route.ASK:
+                        return answer
+                    here = fallback(*args, **kwargs)
+                    return (answer or here) if route is _Route.ALSO else here
+        self.counters.fallback_ops += 1
+        return fallback(*args, **kwargs)
+
+    async def arun(
+        self,
+        primary: Callable[P, Awaitable[T]],
+        fallback: Callable[P, T],
+        effect: Effect = READ,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """:meth:`run` for a coroutine function; ``fallback`` does not wait."""
+        route = (
+            _Route.ASK
+            if self.clear and self._monotonic() < self.look_at
+            else self._route(effect, may_wait=False)
+        )
+        if route is _Route.LOCAL:
+            self._lost(effect, executed=False)
+        else:
+            epoch = self.reach.epoch
+            for again in (False, True):
+                try:
+                    answer = await primary(*args, **kwargs)
+                except BaseException as error:
+                    verdict = self._judge(error, effect, epoch, again=again)
+                    if verdict is _Verdict.RAISE:
+                        raise
+                    if verdict is _Verdict.ANSWER:
+                        break
+                else:
+                    if self.reach.strikes:
+                        self.reach.record_success()
+                    if route is _Route.ASK:
+                        return answer
+                    here = fallback(*args, **kwargs)
+                    return (answer or here) if route is _Route.ALSO else here
+        self.counters.fallback_ops += 1
+        return fallback(*args, **kwargs)
+
+    def read(self, call: Callable[[bytes], T], packed: bytes, local: Callable[[str], T], name: str) -> T:
+        """:meth:`run` for a read of one key, the hottest call of all.
+
+        Nothing is built for the case that something is wrong until it is: no
+        closures and no :class:`Effect` (1.5 of 20 microseconds).
+        """
+        if self.clear and self._monotonic() < self.look_at:
+            epoch = self.reach.epoch
+            try:
+                reply = call(packed)
+            except BaseException as error:
+                verdict = self._judge(error, Effect(Kind.READ, (name,)), epoch, again=False)
+                if verdict is _Verdict.RAISE:
+                    raise
+                if verdict is _Verdict.ANSWER:
+                    self.counters.fallback_ops += 1
+                    return local(name)
+            else:
+                if self.reach.strikes:
+                    self.reach.record_success()
+                return reply
+        return self.run(partial(call, packed), partial(local, name), Effect(Kind.READ, (name,)))
+
+    async def aread(
+        self, call: Callable[[bytes], Awaitable[T]], packed: bytes, local: Callable[[str], T], name: str
+    ) -> T:
+        """:meth:`read` for a coroutine function."""
+        if self.clear and self._monotonic() < self.look_at:
+            epoch = self.reach.epoch
+            try:
+                reply = await call(packed)
+            except BaseException as error:
+                verdict = self._judge(error, Effect(Kind.READ, (name,)), epoch, again=False)
+                if verdict is _Verdict.RAISE:
+                    raise
+                if verdict is _Verdict.ANSWER:
+                    self.counters.fallback_ops += 1
+                    return local(name)
+            else:
+                if self.reach.strikes:
+                    self.reach.record_success()
+                return reply
+        return await self.arun(partial(call, packed), partial(local, name), Effect(Kind.READ, (name,)))
+
+    # Before the call
+
+    def _route(self, effect: Effect, *, may_wait: bool = True) -> _Route:
+        now = self._monotonic()
+        if now >= self.look_at:
+            self.look_at = now + 1.0
+            self._watch(now)
+        if self.clear:
+            return _Route.ASK
+        self.prober.look_after(now, may_wait=may_wait)
+        if not (self.reach.closed and self.access.closed):
+            return _Route.LOCAL
+        if effect.stores and not self.writes.closed:
+            return _Route.LOCAL
+        return self._route_of_journalled(effect)
+
+    def _route_of_journalled(self, effect: Effect) -> _Route:
+        if effect.pattern is not None:
+            return _Route.ASK
+        if not self.untrusted(effect.names):
+            # A key that was filled in here while stores are refused goes away here too.
+            is_change = effect.kind is Kind.CHANGE
+            return _Route.ALSO if is_change and self.fills_locally else _Route.ASK
+        return _Route.BOTH if effect.kind is Kind.CHANGE else _Route.LOCAL
+
+    @property
+    def fills_locally(self) -> bool:
+        """Whether stores are refused while reads go on, so that what is filled in can only be found here."""
+        return not self.writes.closed or bool(self._denied)
+
+    def untrusted(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of ``names`` for which the fallback answers although Redis is well."""
+        if self.journal.empty:
+            return ()
+        return tuple(name for name in names if self.journal.covers(name))
+
+    # After the call
+
+    def _judge(self, error: BaseException, effect: Effect, epoch: int, *, again: bool) -> _Verdict:
+        """Take note of a failed call and say what its caller gets."""
+        failure = self._classify(error)
+        if failure is None:
+            return _Verdict.RAISE
+        self.counters.failures += 1
+        if not again and self._may_repeat(failure, effect):
+            self.counters.retries += 1
+            self._renew()
+            return _Verdict.REPEAT
+        self._react(failure, epoch)
+        self._lost(effect, executed=failure.executed, asked=True)
+        return _Verdict.RAISE if failure.fault is Fault.INTERRUPTED else _Verdict.ANSWER
+
+    def _may_repeat(self, failure: Failure, effect: Effect) -> bool:
+        """One more try, at once and on a fresh connection, never of what may have counted already."""
+        return failure.on_fresh_connection and (effect.repeatable or failure.executed is False)
+
+    def _react(self, failure: Failure, epoch: int) -> None:
+        match failure.fault:
+            case Fault.TIMEOUT:
+                self.reach.record_timeout(failure.cause, epoch)
+            case Fault.UNREACHABLE | Fault.READONLY:
+                self.reach.trip(failure.cause, epoch)
+            case Fault.WRITES_STOPPED:
+                self.writes.trip(failure.cause)
+            case Fault.MISCONFIGURED:
+                self.access.trip(failure.cause)
+            case Fault.DENIED if failure.cause not in self._denied:
+                self._denied.add(failure.cause)
+                self.settle()
+                logger.error("redis_infra.command_denied cause=%s", failure.cause)
+
+    def _lost(self, effect: Effect, *, executed: bool | None, asked: bool = False) -> None:
+        """Write down what Redis did not get; before the caller learns of it."""
+        if asked and self.reach.closed and effect.kind is not Kind.FILL and not self.fills_locally:
+            # Nothing was served from here while Redis was trusted: what lies here
+            # is of another time (a fill that failed once, say).
+            self.local.delete(*[name for name in effect.names if not self.journal.covers(name)])
+        if effect.kind is Kind.CHANGE:
+            self._note(effect)
+        elif effect.kind is Kind.COUNT and executed is False:
+            with self._lock:
+                self.clear = False
+                self.journal.add_delta(effect.names[0], effect.delta, effect.namespace)
+        else:
+            return
+        if self.reach.closed and (self.writes.closed or not self.prober.alive):
+            # Nobody else will come: the circuit is closed, so no probe is due.
+            self.prober.wake()
+
+    def _note(self, effect: Effect) -> None:
+        with self._lock:
+            # `clear` first: a reader that still sees it true began before this write failed.
+            self.clear = False
+            if effect.pattern is not None:
+                self.journal.add_pattern(effect.pattern, effect.namespace)
+            else:
+                self.journal.add(effect.names, effect.namespace)
+
+    # States
+
+    def _changed(self, breaker: CircuitBreaker) -> None:
+        """A circuit opened or closed: keep ``clear`` true to it."""
+        if breaker.opened_just_now:
+            with self._lock:
+                self.clear = False
+            self._served_before = self.counters.fallback_ops
+            self._drained_before = self.counters.drained
+            if breaker is not self.writes:
+                self.recent_deletes = tuple(self.journal.recent_deletes(self._monotonic()))
+            self.prober.wake()
+        elif breaker.state is State.CLOSED:
+            self.settle()
+
+    def _empty(self) -> None:
+        """Drop what memory holds from before an outage, but for what the journal says is to be found here."""
+        covers = self.journal.covers
+        self.local.delete_where(lambda name: not covers(name))
+
+    def settle(self) -> bool:
+        """Work out ``clear`` anew; under the lock under which the journal grows."""
+        with self._lock:
+            self.clear = (
+                self.reach.closed and self.access.closed and self.journal.empty and not self.fills_locally
+            )
+            return self.clear
+
+    def distrust(self) -> None:
+        """The journal has taken in what another process left: no shortcut until it is drained."""
+        with self._lock:
+            self.clear = False
+        self.prober.wake()
+
+    @property
+    def served_locally(self) -> int:
+        """Operations answered without Redis since the circuit opened."""
+        return self.counters.fallback_ops - self._served_before
+
+    @property
+    def drained(self) -> int:
+        """Keys unlinked since the circuit opened."""
+        return self.counters.drained - self._drained_before
+
+    def after_fork(self) -> None:
+        """In a forked child: new lock; the next operation looks at the host's journals."""
+        self._lock = threading.Lock()
+        self.look_at = 0.0
