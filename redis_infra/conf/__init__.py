@@ -1,0 +1,46 @@
+"""Settings: what ``REDIS_INFRA``, ``CACHES`` and the environment say, read once, typed and checked.
+
+A name that is no setting is an error, never ignored, and a value is checked in one place, for
+``manage.py check`` as for run time. Importing reads nothing: Django's settings and the environment are
+looked at when somebody asks.
+
+Does not know what a URL means beyond its scheme (``connection.options`` does), and opens nothing.
+"""
+
+from __future__ import annotations
+
+from redis_infra.conf.aliases import AliasSettings
+from redis_infra.conf.readers import SCHEMES, did_you_mean, redact_url
+from redis_infra.conf.schema import (
+    BreakerPolicy,
+    FallbackLimits,
+    JournalLimits,
+    Report,
+    RetryPolicy,
+    Settings,
+    get_settings,
+    read_setting,
+    written_settings,
+)
+from redis_infra.conf.sources import Source, environment_sources, find_source, is_ours, servers_in
+
+__all__ = [
+    "SCHEMES",
+    "AliasSettings",
+    "BreakerPolicy",
+    "FallbackLimits",
+    "JournalLimits",
+    "Report",
+    "RetryPolicy",
+    "Settings",
+    "Source",
+    "did_you_mean",
+    "environment_sources",
+    "find_source",
+    "get_settings",
+    "is_ours",
+    "read_setting",
+    "redact_url",
+    "servers_in",
+    "written_settings",
+]
