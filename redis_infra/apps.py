@@ -1,0 +1,40 @@
+"""The Django app: what has to be told to Django once, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from django.apps import AppConfig
+
+__all__ = ["RedisInfraConfig"]
+
+
+class RedisInfraConfig(AppConfig):
+    """Registers the system checks. Opens nothing, starts nothing, imports no redis-py."""
+
+    name = "redis_infra"
+    verbose_name = "Redis"
+
+    def ready(self) -> None:
+        from django.core.checks import register
+        from django.core.signals import setting_changed
+
+        from redis_infra.checks import TAG, check_deployment, check_settings
+
+        register(check_settings, TAG)
+        register(check_deployment, TAG, deploy=True)
+        setting_changed.connect(_forget_caches, dispatch_uid="redis_infra.apps")
+
+
+def _forget_caches(*, setting: str, **_: Any) -> None:
+    """Let the calling thread's caches be built anew after ``override_settings(REDIS_INFRA=...)``.
+
+    Django does the same for CACHES; a cache holds the settings that it was built with.
+    """
+    if setting == "REDIS_INFRA":
+        from django.core.cache import caches
+
+        for alias in caches:
+            with suppress(AttributeError):  # not built yet in this thread
+                del caches[alias]
