@@ -1,0 +1,284 @@
+"""System checks: what ``manage.py check`` says of ``REDIS_INFRA`` and of the aliases that are ours.
+
+They read settings and the environment by the same code as run time does, collect what it would raise, and
+add what is allowed and yet a bad idea. They open no connection and resolve no name. ``AppConfig.ready``
+registers them, importing this module does not.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.conf import settings as django_settings
+from django.core import checks
+
+from redis_infra.conf import (
+    AliasSettings,
+    Settings,
+    did_you_mean,
+    environment_sources,
+    is_ours,
+    servers_in,
+    written_settings,
+)
+from redis_infra.conf.django_redis import without_effect
+from redis_infra.connection.options import ConnectionOptions, inert_parameters, unsupported
+from redis_infra.durations import format_duration
+from redis_infra.exceptions import MissingExtra, SettingsError
+
+__all__ = ["CHECKS", "TAG", "check_deployment", "check_settings"]
+
+TAG: Final = "redis_infra"
+
+CHECKS: Final[Mapping[str, str]] = {
+    "E001": "Correct the name; docs/reference/settings.md has all of them.",
+    "E002": "Correct the value; docs/reference/settings.md says what each setting takes.",
+    "E003": "Correct the URL or the variable: redis://user:password@host:6379/0 is the full form.",
+    "E004": "Use a single server, or memory:// until this is supported.",
+    "E005": "Install the extra, or choose a setting that does not need it.",
+    "W001": "Set LOCATION or REDIS_URL; for memory on purpose, say LOCATION: 'memory://'.",
+    "W002": "Unset the one that is not meant.",
+    "W003": "Lower COMMAND_TIMEOUT, CONNECT_TIMEOUT or POOL_WAIT; all three take '250ms'.",
+    "W004": "Remove it; nothing changes without it.",
+    "W005": "Name the primary alone.",
+    "W006": "Use the session engine 'cached_db' (ON_OUTAGE 'miss' suits it), or ON_OUTAGE 'raise' here.",
+    "W007": "Move it into OPTIONS, or correct the name.",
+    "W008": "Use rediss:// (REDIS_TLS=true), or a tunnel.",
+    "W009": "Set SIGNED to True (or 'migrate' and then True), or give Redis a password.",
+    "W010": "Remove ssl_cert_reqs, and name the authority with ssl_ca_certs.",
+}
+"""The hint of each check by its number; what it says itself is made where it is found."""
+
+_KINDS: Final = {"name": "E001", "value": "E002", "url": "E003"}
+_LONGEST_WAIT: Final = 2.0
+_ALIAS_NAMES: Final = ("BACKEND", "LOCATION", "TIMEOUT", "OPTIONS", "KEY_PREFIX", "VERSION", "KEY_FUNCTION")
+_OTHER_NAMES: Final = ("REVERSE_KEY_FUNCTION", "MAX_ENTRIES", "CULL_FREQUENCY", "TEST", "NAME")
+_SITE_NAMES: Final = {
+    "DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS": "an outage is two log lines: when it begins, and when it ends",
+    "DJANGO_REDIS_LOGGER": "the loggers are named redis_infra, and after its modules",
+    "DJANGO_REDIS_CONNECTION_FACTORY": "connections come from our own pool",
+}
+
+
+def check_settings(app_configs: object = None, **_: Any) -> list[checks.CheckMessage]:
+    """Return what is wrong or unwise in ``REDIS_INFRA``, the environment, and the aliases that are ours."""
+    found = _Found()
+    aliases = list(_aliases(found))
+    _check_environment(found)
+    _check_django_redis_settings(found, aliases)
+    for alias in aliases:
+        _check_alias(alias, found)
+    return found.messages
+
+
+def check_deployment(app_configs: object = None, **_: Any) -> list[checks.CheckMessage]:
+    """Return what is unsafe once the site is public; for ``check --deploy``."""
+    found = _Found()
+    for alias in _aliases(_Found()):
+        if alias.options is not None:
+            _check_safety(alias, alias.options, found)
+    return found.messages
+
+
+@dataclass(slots=True)
+class _Found:
+    """Collects messages, each once: what the environment says wrongly, every alias runs into."""
+
+    messages: list[checks.CheckMessage] = field(default_factory=list)
+    where: str | None = None
+
+    def add(self, number: str, text: str, *, where: str | None = None) -> None:
+        name = f"{TAG}.{number}"
+        kind = checks.Error if number.startswith("E") else checks.Warning
+        hint = f"{CHECKS[number]} (docs: reference/checks.md#{name.lower().replace('.', '-')})"
+        message = kind(text, hint=hint, obj=where or self.where, id=name)
+        if not any(each.id == message.id and each.msg == text for each in self.messages):
+            self.messages.append(message)
+
+    def report(self, kind: str, error: SettingsError) -> None:
+        """Take what run time would raise (:data:`redis_infra.conf.Report`)."""
+        self.add(_KINDS[kind], str(error))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Alias:
+    name: str
+    said: Mapping[str, Any]
+    settings: AliasSettings
+    options: ConnectionOptions | None
+    """None where the URL is wrong or not supported, which has been reported."""
+
+    @property
+    def where(self) -> str:
+        return f"CACHES[{self.name!r}]"
+
+
+def _aliases(found: _Found) -> Iterator[_Alias]:
+    """Yield the aliases that are ours, and report what does not let them work."""
+    settings = Settings.load(written_settings(), report=found.report)
+    for name, said in django_settings.CACHES.items():
+        if is_ours(said.get("BACKEND")):
+            found.where = f"CACHES[{name!r}]"
+            yield _alias(name, said, settings, found)
+            found.where = None
+
+
+def _alias(name: str, said: Mapping[str, Any], site: Settings, found: _Found) -> _Alias:
+    settings = AliasSettings.load(
+        said.get("LOCATION", ""),
+        said,
+        settings=site,
+        where=f"CACHES[{name!r}]['OPTIONS']",
+        report=found.report,
+    )
+    return _Alias(name=name, said=said, settings=settings, options=_options(settings, found))
+
+
+def _options(settings: AliasSettings, found: _Found) -> ConnectionOptions | None:
+    if settings.source.rule == "error":
+        return None
+    if reason := unsupported(settings):
+        found.add("E004", reason)
+        return None
+    try:
+        return ConnectionOptions.from_settings(settings)
+    except SettingsError as error:
+        found.add("E003", str(error))
+        return None
+
+
+# --- what every check run looks at ----------------------------------------------------------------------
+
+
+def _check_environment(found: _Found) -> None:
+    try:
+        options = [ConnectionOptions.from_url(source.url) for source in environment_sources()]
+    except SettingsError:
+        return  # an alias that uses it has reported it, and nobody else is harmed
+    if len(options) == 2 and options[0].database != options[1].database:
+        url, host = (each.label for each in options)
+        found.add("W002", f"REDIS_URL ({url}) and REDIS_HOST ({host}) are set and differ; REDIS_URL wins")
+
+
+def _check_django_redis_settings(found: _Found, aliases: list[_Alias]) -> None:
+    for name, advice in _SITE_NAMES.items():
+        if aliases and getattr(django_settings, name, None):
+            found.add("W004", f"The setting {name} has no effect: {advice}")
+
+
+def _check_alias(alias: _Alias, found: _Found) -> None:
+    found.where = alias.where
+    _check_names(alias, found)
+    _check_extras(alias.settings, found)
+    _check_sessions(alias, found)
+    if alias.options is not None:
+        _check_inert(alias, found)
+        _check_memory(alias.settings, alias.options, found)
+        _check_wait(alias.settings, alias.options, found)
+        _check_files(alias.options, found)
+
+
+def _check_names(alias: _Alias, found: _Found) -> None:
+    for name in alias.said:
+        if str(name).upper() not in (*_ALIAS_NAMES, *_OTHER_NAMES):
+            near = did_you_mean(name, _ALIAS_NAMES)
+            found.add("W007", f"{alias.where}[{name!r}] is no parameter of a cache and has no effect{near}")
+
+
+def _check_extras(settings: AliasSettings, found: _Found) -> None:
+    # Here, because they import the cache and what it takes to run a server.
+    from redis_infra.cache.formats import Formats
+    from redis_infra.connection.embedded import find_server_binary
+
+    try:
+        Formats.load(settings.serializer, settings.compressor, dict(settings.options))
+        if settings.source.url.startswith("embedded:"):
+            find_server_binary()
+    except MissingExtra as error:
+        found.add("E005", str(error))
+    except SettingsError as error:
+        found.add("E002", str(error))
+
+
+def _check_inert(alias: _Alias, found: _Found) -> None:
+    options = alias.said.get("OPTIONS")
+    for name, advice in without_effect(options if isinstance(options, Mapping) else {}):
+        found.add("W004", f"{alias.where}['OPTIONS'] {name} has no effect: {advice}")
+    for name, advice in inert_parameters(alias.settings.source.url):
+        found.add("W004", f"{name} in the URL has no effect: {advice}")
+    if alias.settings.source.rule == "LOCATION":
+        more = len(servers_in(alias.said.get("LOCATION"))) - 1
+        if more > 0:
+            found.add("W005", f"Only the first server of LOCATION is used; the number of others is {more}")
+
+
+def _check_sessions(alias: _Alias, found: _Found) -> None:
+    engine = getattr(django_settings, "SESSION_ENGINE", "")
+    chosen = getattr(django_settings, "SESSION_CACHE_ALIAS", "default")
+    kind = alias.settings.on_outage
+    if engine == "django.contrib.sessions.backends.cache" and chosen == alias.name and kind != "raise":
+        found.add("W006", f"Sessions live in this cache alone; with ON_OUTAGE {kind!r} an outage ends logins")
+
+
+def _check_memory(settings: AliasSettings, options: ConnectionOptions, found: _Found) -> None:
+    if options.scheme == "memory" and settings.source.rule != "LOCATION" and not django_settings.DEBUG:
+        found.add("W001", f"The cache works in memory, each process for itself: {settings.source.reason}")
+
+
+def _check_wait(settings: AliasSettings, options: ConnectionOptions, found: _Found) -> None:
+    slower = max(options.command_timeout, options.connect_timeout)
+    wait = settings.breaker.timeouts * slower + options.pool_wait
+    if options.scheme != "memory" and wait > _LONGEST_WAIT:
+        found.add(
+            "W003",
+            f"A request may wait {format_duration(wait)} when Redis stops answering: "
+            f"{settings.breaker.timeouts} timeouts of {format_duration(slower)} and "
+            f"{format_duration(options.pool_wait)} for a connection",
+        )
+
+
+def _check_files(options: ConnectionOptions, found: _Found) -> None:
+    for name, path in options.tls:
+        if name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") and not os.access(path, os.R_OK):
+            found.add("E002", f"{name}: the file {path!r} cannot be read by this user")
+
+
+# --- what is looked at before a site goes public --------------------------------------------------------
+
+
+def _check_safety(alias: _Alias, options: ConnectionOptions, found: _Found) -> None:
+    found.where = alias.where
+    nearness = _nearness(options)
+    if options.password and options.scheme == "redis" and nearness == "public":
+        found.add("W008", f"The password for {options.label} crosses a public network unencrypted")
+    if _unpickles(alias.settings) and not options.password and nearness != "local":
+        found.add("W009", f"{options.label} asks for no password, and who writes there runs code in the site")
+    if ("ssl_cert_reqs", "none") in options.tls:
+        found.add("W010", f"The certificate of {options.label} is not verified: anybody can pose as it")
+
+
+def _unpickles(settings: AliasSettings) -> bool:
+    return settings.signed is not True and "pickle" in settings.serializer.lower()
+
+
+def _nearness(options: ConnectionOptions) -> str:
+    """Return ``local`` (this machine), ``private`` or ``public``, by the address alone: no look-up."""
+    if options.scheme not in ("redis", "rediss") or options.host == "localhost":
+        return "local"
+    try:
+        address = ipaddress.ip_address(options.host.partition("%")[0])
+    except ValueError:
+        return _nearness_of_name(options.host)
+    if address.is_loopback:
+        return "local"
+    return "public" if address.is_global else "private"
+
+
+def _nearness_of_name(host: str) -> str:
+    # A name without a dot is of a container network; the endings are those that no public registry has.
+    private = (".localhost", ".local", ".internal", ".svc", ".lan", ".intranet", ".home.arpa", ".test")
+    return "private" if "." not in host or host.endswith(private) else "public"

@@ -1,0 +1,1 @@
+"""What operators see: health now; statistics and metrics with their own capability."""
