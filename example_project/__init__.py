@@ -1,0 +1,1 @@
+"""Relay: a small team chat and documents site that shows redis_infra at work."""

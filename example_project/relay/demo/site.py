@@ -1,0 +1,98 @@
+"""A site with content, ready to be served: database, people, messages, a warm cache."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from uuid import uuid4
+
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.cache import cache, caches
+from django.core.management import call_command
+from django.db import connections
+
+from example_project.relay import live, reads
+from example_project.relay.demo import Backing
+from example_project.relay.seed import DEMO_USER, seed
+
+Say = Callable[[str], None]
+
+
+def use_cache(backing: Backing, prefix: str) -> None:
+    """Point the default cache at ``backing``, under ``prefix``. Call it before the first read."""
+    settings.CACHES["default"]["KEY_PREFIX"] = prefix
+    if backing.url:
+        settings.CACHES["default"]["LOCATION"] = backing.url
+    with suppress(AttributeError):  # this thread has not asked for it yet
+        del caches["default"]
+
+
+@contextmanager
+def database(kept: str | None, *, reset: bool, password: str, say: Say) -> Iterator[None]:
+    """Have a migrated and seeded database for as long as the block lasts.
+
+    ``kept`` names a file that stays; it is seeded when it is empty, or anew with
+    ``reset``. Without it the database is a temporary one.
+    """
+    with tempfile.TemporaryDirectory(prefix="relay-") as directory:
+        connections["default"].close()
+        # All threads' connections are made from this one dict.
+        connections["default"].settings_dict["NAME"] = kept or str(Path(directory) / "relay.sqlite3")
+        try:
+            _fill(password, reset=reset, say=say)
+            yield
+        finally:
+            connections.close_all()
+
+
+def _fill(password: str, *, reset: bool, say: Say) -> None:
+    started = perf_counter()
+    call_command("migrate", verbosity=0, interactive=False)
+    if reset:
+        call_command("flush", verbosity=0, interactive=False)
+    if User.objects.filter(username=DEMO_USER).exists():
+        _let_in(password)
+        say("kept the content that was there (--reset starts over)")
+        return
+    made = seed(password)
+    say(
+        f"wrote {made.people} people, {made.rooms} rooms, {made.messages:,} messages "
+        f"and {made.documents} documents in {perf_counter() - started:.1f} s"
+    )
+
+
+def _let_in(password: str) -> None:
+    user = User.objects.get(username=DEMO_USER)
+    user.set_password(password)
+    user.save(update_fields=["password"])
+
+
+@contextmanager
+def own_keys(*, temporary: bool, shared: bool) -> Iterator[str]:
+    """Give a key prefix, and leave none of its keys behind on a server that is ``shared``.
+
+    What one run cached would show another run's people, so a ``temporary``
+    database gets names of its own.
+    """
+    prefix = f"relay-demo-{uuid4().hex[:8]}" if temporary else "relay"
+    try:
+        yield prefix
+    finally:
+        if temporary and shared:
+            cache.clear()
+
+
+def warm() -> float:
+    """Read what the first visitors will, and return the milliseconds that it took."""
+    started = perf_counter()
+    for room in reads.room_cards():
+        reads.people(row["author_id"] for row in reads.latest_messages(room["slug"]))
+    for _ in range(len(live.WALK)):
+        live.visit()
+    async_to_sync(reads.statistics)()
+    return (perf_counter() - started) * 1000

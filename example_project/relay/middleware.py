@@ -1,0 +1,56 @@
+"""Two headers: what a page may load, and where what it shows came from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from django.http import HttpRequest, HttpResponse
+
+from example_project.relay import trace
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+POLICY = (
+    "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
+)
+
+
+class ContentSecurityPolicy:
+    """Allow nothing but the site's own files: no inline script or style anywhere."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        return response
+
+
+class ServedFrom:
+    """Say in ``Server-Timing`` which operations Redis, the process and the database answered.
+
+    Browsers show that header in their network panel; ``demo --check`` reads it.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        with trace.watching(request.path) as operations:
+            request.cache_operations = operations  # type: ignore[attr-defined]
+            response = self.get_response(request)
+        if operations:
+            response.headers["Server-Timing"] = server_timing(operations)
+        return response
+
+
+def server_timing(operations: Iterable[trace.Operation]) -> str:
+    """Write operations as a Server-Timing header: milliseconds and their number for each source."""
+    by_source: dict[trace.Source, list[float]] = defaultdict(list)
+    for operation in operations:
+        by_source[operation.source].append(operation.seconds * 1000)
+    return ", ".join(
+        f'{source};dur={sum(times):.2f};desc="{len(times)}"' for source, times in sorted(by_source.items())
+    )

