@@ -149,7 +149,7 @@ def _mend(database: Database, budget: float | None) -> float | None:
         return _enter(database, budget)
     writes = database.endpoint.writes
     if not database.journal.empty or not writes.closed:
-        if not writes.closed and not writes.probe_due() and database.journal.empty:
+        if not (writes.closed or writes.probe_due()) and (database.journal.empty or writes.hangs):
             return _until(writes)
         return _drain(database, budget)
     database.failover.settle()
@@ -221,7 +221,7 @@ def _drain_failed(database: Database, failure: Failure) -> float:
     reach, writes = database.endpoint.reach, database.endpoint.writes
     writes.probe_failed(failure.cause)
     match failure.fault:
-        case Fault.TIMEOUT:
+        case Fault.TIMEOUT if writes.closed or not writes.hangs:
             reach.record_timeout(failure.cause, reach.epoch)
         case Fault.UNREACHABLE | Fault.READONLY:
             reach.trip(failure.cause)

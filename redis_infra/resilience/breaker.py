@@ -67,6 +67,8 @@ class CircuitBreaker:
         self.epoch = 0
         """Grows at each opening and closing, so that stragglers of the time before do not count."""
         self.cause = ""
+        self.hangs = False
+        """Whether it is open because nobody answered, rather than because somebody said no."""
         self.opened_at: float | None = None
         """Monotonic seconds; None while closed."""
         self.opened_at_wall: float | None = None
@@ -94,7 +96,7 @@ class CircuitBreaker:
             self.strikes += 1
             if self.strikes < self.timeouts:
                 return False
-            self._open(cause)
+            self._open(cause, hangs=True)
         self._announce(State.CLOSED, State.OPEN)
         return True
 
@@ -168,7 +170,7 @@ class CircuitBreaker:
         if self.state in (State.HALF_OPEN, State.RECOVERING):
             self.state = State.OPEN
 
-    def _open(self, cause: str) -> None:
+    def _open(self, cause: str, *, hangs: bool = False) -> None:
         now = self.clock.monotonic()
         flapping = self._last_opened_at is not None and now - self._last_opened_at < FLAP_WINDOW
         self._failed_probes = self._failed_probes + 1 if flapping else 0
@@ -181,6 +183,7 @@ class CircuitBreaker:
         self.strikes = 0
         self.epoch += 1
         self.cause = cause
+        self.hangs = hangs
         self.next_probe_at = now + self._backoff()
 
     def _backoff(self) -> float:

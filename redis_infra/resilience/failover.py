@@ -155,6 +155,9 @@ class Failover:
         self._watch = watch
         self._monotonic = clock.monotonic
         self._denied: set[str] = set()
+        self._answered_here: set[str] = set()
+        """Names of adds and counters that timed out since Redis last answered: a yes, or a number, was given
+        out already, so the timeout that opens the circuit must not take them away. As many as timeouts."""
         self._served_before = self._drained_before = 0
         self._lock = threading.Lock()
         for breaker in (reach, access, writes):
@@ -193,8 +196,8 @@ class Failover:
                     if verdict is _Verdict.ANSWER:
                         break
                 else:
-                    if self.reach.strikes:
-                        self.reach.record_success()
+                    if self.reach.strikes or self.writes.strikes:
+                        self._answered(effect)
                     if route is _Route.ASK:
                         return answer
                     here = fallback(*args, **kwargs)
@@ -230,8 +233,8 @@ class Failover:
                     if verdict is _Verdict.ANSWER:
                         break
                 else:
-                    if self.reach.strikes:
-                        self.reach.record_success()
+                    if self.reach.strikes or self.writes.strikes:
+                        self._answered(effect)
                     if route is _Route.ASK:
                         return answer
                     here = fallback(*args, **kwargs)
@@ -258,7 +261,7 @@ class Failover:
                     return local(name)
             else:
                 if self.reach.strikes:
-                    self.reach.record_success()
+                    self._answered(READ)
                 return reply
         return self.run(partial(call, packed), partial(local, name), Effect(Kind.READ, (name,)))
 
@@ -279,7 +282,7 @@ class Failover:
                     return local(name)
             else:
                 if self.reach.strikes:
-                    self.reach.record_success()
+                    self._answered(READ)
                 return reply
         return await self.arun(partial(call, packed), partial(local, name), Effect(Kind.READ, (name,)))
 
@@ -295,7 +298,7 @@ class Failover:
         self.prober.look_after(now, may_wait=may_wait)
         if not (self.reach.closed and self.access.closed):
             return _Route.LOCAL
-        if effect.stores and not self.writes.closed:
+        if not self.writes.closed and (effect.stores or (self.writes.hangs and effect.kind is not Kind.READ)):
             return _Route.LOCAL
         return self._route_of_journalled(effect)
 
@@ -331,18 +334,27 @@ class Failover:
             self.counters.retries += 1
             self._renew()
             return _Verdict.REPEAT
-        self._react(failure, epoch)
+        self._react(failure, effect, epoch)
         self._lost(effect, executed=failure.executed, asked=True)
+        if failure.fault is Fault.TIMEOUT and effect.kind in (Kind.FILL, Kind.COUNT):
+            self._answered_here.update(effect.names)
         return _Verdict.RAISE if failure.fault is Fault.INTERRUPTED else _Verdict.ANSWER
 
     def _may_repeat(self, failure: Failure, effect: Effect) -> bool:
         """One more try, at once and on a fresh connection, never of what may have counted already."""
         return failure.on_fresh_connection and (effect.repeatable or failure.executed is False)
 
-    def _react(self, failure: Failure, epoch: int) -> None:
+    def _answered(self, effect: Effect) -> None:
+        """Redis answered after a timeout: only those in a row count, and a read says nothing of writes."""
+        self.reach.record_success()
+        self._answered_here.clear()
+        if effect.kind is not Kind.READ:
+            self.writes.record_success()
+
+    def _react(self, failure: Failure, effect: Effect, epoch: int) -> None:
         match failure.fault:
             case Fault.TIMEOUT:
-                self.reach.record_timeout(failure.cause, epoch)
+                self._timed_out(failure, effect, epoch)
             case Fault.UNREACHABLE | Fault.READONLY:
                 self.reach.trip(failure.cause, epoch)
             case Fault.WRITES_STOPPED:
@@ -354,12 +366,23 @@ class Failover:
                 self.settle()
                 logger.error("redis_infra.command_denied cause=%s", failure.cause)
 
+    def _timed_out(self, failure: Failure, effect: Effect, epoch: int) -> None:
+        """Count it against the server, and against its writes: it may still answer reads between them.
+
+        That is what CLIENT PAUSE WRITE does, in every failover that was asked for; each write would wait.
+        """
+        if self.reach.record_timeout(failure.cause, epoch) or epoch != self.reach.epoch:
+            return
+        if effect.kind is not Kind.READ:
+            self.writes.record_timeout(failure.cause, self.writes.epoch)
+
     def _lost(self, effect: Effect, *, executed: bool | None, asked: bool = False) -> None:
         """Write down what Redis did not get; before the caller learns of it."""
-        if asked and self.reach.closed and effect.kind is not Kind.FILL and not self.fills_locally:
+        is_trusted = self.reach.closed and self.access.closed and not self.fills_locally
+        if asked and is_trusted and effect.kind is not Kind.FILL:
             # Nothing was served from here while Redis was trusted: what lies here
             # is of another time (a fill that failed once, say).
-            self.local.delete(*[name for name in effect.names if not self.journal.covers(name)])
+            self.local.delete(*[name for name in effect.names if not self._belongs_here(name)])
         if effect.kind is Kind.CHANGE:
             self._note(effect)
         elif effect.kind is Kind.COUNT and executed is False:
@@ -390,6 +413,8 @@ class Failover:
                 self.clear = False
             self._served_before = self.counters.fallback_ops
             self._drained_before = self.counters.drained
+            if breaker is self.reach:
+                self.writes.record_success()  # its timeouts were the server's
             if breaker is not self.writes:
                 self.recent_deletes = tuple(self.journal.recent_deletes(self._monotonic()))
             self.prober.wake()
@@ -397,9 +422,13 @@ class Failover:
             self.settle()
 
     def _empty(self) -> None:
-        """Drop what memory holds from before an outage, but for what the journal says is to be found here."""
-        covers = self.journal.covers
-        self.local.delete_where(lambda name: not covers(name))
+        """Drop what memory holds from before an outage, but for what is to be found here."""
+        self.local.delete_where(lambda name: not self._belongs_here(name))
+        self._answered_here.clear()
+
+    def _belongs_here(self, name: str) -> bool:
+        """Whether Redis is not trusted with a key, or it was answered from here since Redis last answered."""
+        return name in self._answered_here or self.journal.covers(name)
 
     def settle(self) -> bool:
         """Work out ``clear`` anew; under the lock under which the journal grows."""

@@ -180,7 +180,6 @@ class TestFirstRequest(OnFaulty):
         assert Call().at_once(16, cache.get, "missing", "default") == ["default"] * 16
         assert time.monotonic() - began < BUDGET
 
-    @pytest.mark.long  # open: each read that succeeds resets the timeouts in a row
     def test_reads_that_succeed_do_not_have_every_write_wait(self, cache: Any, call: Call) -> None:
         """A server that reads and does not write answers every second operation of such a request."""
         began = time.monotonic()
@@ -189,7 +188,6 @@ class TestFirstRequest(OnFaulty):
             assert call(cache.get, f"missing{number}") is None
         assert time.monotonic() - began < BUDGET
 
-    @pytest.mark.long  # open: opening empties the fallback under those who already count in it
     @pytest.mark.parametrize("is_async", [False, True])
     def test_counters_that_meet_it_at_once_count_each_once(self, cache: Any, is_async: bool) -> None:
         """Fifty operations fail one after the other; only one of them opens the circuit."""

@@ -95,6 +95,28 @@ def test_out_of_memory_leaves_deletes_alone(
     assert server.command("EXISTS", ":1:old") == 0
 
 
+def test_paused_writes(server: RedisServer, cache: Any, call: Callable[..., Any], log: Log) -> None:
+    """CLIENT PAUSE WRITE, as in every failover that was asked for: reads are answered, writes hang."""
+    cache.set_many({"other": "kept", "gone": "old"})
+    server.command("CLIENT", "PAUSE", 60_000, "WRITE")
+
+    def request() -> None:
+        for number in range(10):
+            call(cache.set, f"k{number}", number)
+            assert call(cache.get, "other") == "kept"
+        call(cache.delete, "gone")
+        assert call(cache.get, "gone") is None
+
+    assert timed(request) < ONE_REQUEST
+    assert state(cache).startswith("writes")
+    assert call(cache.get, "k9") == 9
+    assert len(log(logging.WARNING)) == 1
+    server.command("CLIENT", "UNPAUSE")
+    expect_recovery(cache, call)
+    assert call(cache.get_many, ["other", "gone", "k9"]) == {"other": "kept"}
+    assert (len(log(logging.WARNING)), len(log(logging.INFO))) == (1, 1)
+
+
 def test_a_failed_snapshot(own_redis: Any, make_cache: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     """MISCONF: also PING is refused, and reads go on."""
     server = own_redis(unix_socket=False, config={"enable-protected-configs": "yes"})

@@ -306,3 +306,13 @@ def test_a_forked_child_gets_a_lock_of_its_own(breaker):
     with breaker._lock:  # as another thread of the parent may have it
         assert in_child(trip) is True
     assert breaker.closed
+
+
+def test_knows_whether_it_was_opened_by_silence():
+    """Who was told no may still be asked other things; who waited in vain may not."""
+    breaker = CircuitBreaker("redis://a", timeouts=1)
+    breaker.record_timeout("silence", breaker.epoch)
+    assert breaker.hangs
+    breaker.close()
+    breaker.trip("OOM")
+    assert not breaker.hangs

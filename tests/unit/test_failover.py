@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -311,6 +312,35 @@ class TestFaults:
         ask(deleting, change("site:1:b"))
         assert (storing.calls, deleting.calls) == ([], [()])
 
+    def test_the_second_write_in_a_row_that_hangs_stops_writes_though_reads_go_on(self, site, ask):
+        """CLIENT PAUSE WRITE; deletes would hang as well, so they are not asked for either."""
+        for _ in range(2):
+            ask(Redis(silent()), change("site:1:a", stores=True))
+            ask(Redis("stored"))
+        assert site.open_circuits == {"writes"}
+        storing, deleting = Redis(), Redis()
+        ask(storing, change("site:1:a", stores=True))
+        ask(deleting, change("site:1:b"))
+        assert storing.calls == deleting.calls == []
+        assert ask(Redis("stored")) == "stored"
+        assert site.journal.covers("site:1:b")
+
+    def test_a_write_that_succeeds_begins_the_row_of_writes_anew(self, site, ask):
+        ask(Redis(silent()), change("site:1:a", stores=True))
+        ask(Redis("stored"), change("site:1:b", stores=True))
+        ask(Redis(silent()), change("site:1:a", stores=True))
+        ask(Redis("stored"))
+        assert site.open_circuits == set()
+
+    def test_a_silent_server_is_one_outage_and_not_one_of_writes_too(self, site, ask):
+        ask(Redis(silent()), change("site:1:a", stores=True))
+        ask(Redis(silent()), change("site:1:b", stores=True))
+        assert site.open_circuits == {"reach"}
+        site.recover(site.reach)
+        ask(Redis(silent()), change("site:1:a", stores=True))
+        ask(Redis("stored"))
+        assert site.open_circuits == set()
+
     def test_a_command_that_is_denied_is_said_once(self, site, ask, caplog):
         denied = reply("NOPERM this user has no permissions to run the 'get' command")
         for _ in range(3):
@@ -567,6 +597,36 @@ class TestOutage:
         ask(Redis())
         ask(Redis(silent()), Effect(Kind.READ, ("site:1:k",)), fallback=lambda: site.looks.append("asked"))
         assert site.store.get("site:1:k") is None
+
+    @pytest.mark.parametrize("effect", [count(), fill("site:1:n")], ids=["counter", "add"])
+    def test_a_number_or_a_yes_that_was_given_out_at_the_first_timeout_stays(self, site, ask, effect):
+        """The second timeout opens the circuit; who met it must not get the same answer once more."""
+        add = partial(site.store.set, "site:1:n", b"1", 10.0, nx=True)
+        assert ask(Redis(silent()), effect, fallback=add) is True
+        assert ask(Redis(silent()), effect, fallback=add) is False
+        assert site.open_circuits == {"reach"}
+
+    def test_but_not_when_redis_has_answered_meanwhile(self, site, ask):
+        add = partial(site.store.set, "site:1:n", b"1", 10.0, nx=True)
+        ask(Redis(silent()), count(), fallback=add)
+        ask(Redis("stored"))
+        ask(Redis(silent()))
+        ask(Redis(silent()))
+        assert site.store.get("site:1:n") is None
+
+    def test_a_counter_at_the_door_that_is_closed_counts_on(self, site):
+        """Whoever fails after the one that opened the circuit finds what that one has counted."""
+        not_redis = redis_errors.InvalidResponse("Protocol error, got 'H' as reply type byte")
+        incr = partial(site.store.incr, "site:1:n", 1, create_ttl=10.0)
+        counted: list[int] = []
+
+        def fails_second() -> None:
+            counted.append(site.failover.run(Redis(not_redis), incr, count()))
+            raise not_redis
+
+        counted.append(site.failover.run(fails_second, incr, count()))
+        assert site.open_circuits == {"access"}
+        assert counted == [1, 2]
 
     def test_what_was_written_in_place_of_redis_stays(self, site, ask):
         def store(*_args):
