@@ -178,8 +178,10 @@ class RedisCache(DjangoRedisCache):
             return [self._name(key, version) for key in keys]
         start = f"{self.key_prefix}:{self.version if version is None else version}:"
         names = [key if type(key) is CacheKey else f"{start}{key}" for key in keys]
-        for name in names:
-            if not name.isprintable() or " " in name or len(name) > 250:
+        # All in one look: a hundred names one by one take a tenth of get_many's time.
+        together = "".join(names)
+        if not together.isprintable() or " " in together or max(map(len, names), default=0) > 250:
+            for name in names:
                 self.validate_key(name)
         return names
 

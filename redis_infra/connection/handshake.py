@@ -61,13 +61,15 @@ def _with_database(packed: bytes, replies: int, options: ConnectionOptions) -> t
     return packed + pack("SELECT", options.db), replies + 1
 
 
-def knows_no_hello(reply: object) -> bool:
+def knows_no_hello(reply: object, options: ConnectionOptions) -> bool:
     """Whether the server refused HELLO itself, not what it said."""
-    if not isinstance(reply, redis_errors.ResponseError) or isinstance(
-        reply, redis_errors.AuthenticationError
-    ):
-        return False
     text = str(reply).lower()
+    if isinstance(reply, redis_errors.AuthenticationError):
+        # Valkey 9 asks who is there before it looks whether it knows the word. To a HELLO that it
+        # does know, with credentials in it, no server says that there were none.
+        return "authentication required" in text and options.password is not None
+    if not isinstance(reply, redis_errors.ResponseError):
+        return False
     return "unknown command" in text or ("hello" in text and "permissions" in text) or "noproto" in text
 
 

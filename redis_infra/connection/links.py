@@ -233,10 +233,11 @@ class Link:
         self.buffer = bytearray(READ_SIZE)
         packed, count = first_words(self.options, identify=self.identify)
         replies = [self.call(packed)]
-        if isinstance(replies[0], redis_errors.ConnectionError):
+        is_old = knows_no_hello(replies[0], self.options)
+        if isinstance(replies[0], redis_errors.ConnectionError) and not is_old:
             raise replies[0]  # a server full of clients says so and hangs up: there is no second reply
         replies += [self._next_reply() for _ in range(count - 1)]
-        if knows_no_hello(replies[0]):
+        if is_old:
             self.identify = False
             replies = self.call_many(*old_first_words(self.options))
         self.facts = read_facts(replies, identify=self.identify)

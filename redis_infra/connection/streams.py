@@ -391,7 +391,7 @@ class StreamPool:
             replies = await stream.call_many(*first_words(self.options, identify=identify))
         except LinkClosed as error:
             raise stream.refusal or error from None
-        if knows_no_hello(replies[0]):
+        if knows_no_hello(replies[0], self.options):
             identify = False
             replies = await stream.call_many(*old_first_words(self.options))
         stream.facts = read_facts(replies, identify=identify)

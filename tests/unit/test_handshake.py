@@ -91,7 +91,14 @@ class TestOldFirstWords:
     ],
 )
 def test_a_server_that_refuses_hello_itself_gets_the_old_words(text):
-    assert knows_no_hello(error(text))
+    assert knows_no_hello(error(text), options("redis://a"))
+
+
+def test_so_does_one_that_does_not_even_see_the_credentials_in_it():
+    """Valkey 9 without HELLO. Who has no credentials gets the same answer from any server, and means it."""
+    denied = error("NOAUTH Authentication required.")
+    assert knows_no_hello(denied, options("redis://:secret@a"))
+    assert not knows_no_hello(denied, options("redis://a"))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,7 @@ def test_a_server_that_refuses_hello_itself_gets_the_old_words(text):
 )
 def test_one_that_refuses_what_it_says_does_not(reply):
     """With the password in another form it would be wrong as well, and the second answer hides the first."""
-    assert not knows_no_hello(reply)
+    assert not knows_no_hello(reply, options("redis://:secret@a"))
 
 
 class TestFacts:
