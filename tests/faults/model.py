@@ -316,6 +316,10 @@ LASTING: dict[str, tuple[Act, Act]] = {
         lambda driver: driver.outage.server.config_set("maxmemory", 1),
         lambda driver: driver.outage.server.config_set("maxmemory", 0),
     ),
+    "writes paused": (
+        lambda driver: driver.outage.server.command("CLIENT", "PAUSE", 10**9, "WRITE"),
+        lambda driver: driver.outage.server.command("CLIENT", "UNPAUSE"),
+    ),
 }
 MOMENTARY: dict[str, Act] = {
     "one timeout": _during(lambda proxy: proxy.drop()),
