@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from redis_infra.cache import RedisCache
     from redis_infra.testing import ExternalServer, RedisServer
 
@@ -103,6 +103,13 @@ def make_cache(tmp_path: Path) -> Callable[..., RedisCache]:
         return RedisCache(url, {**params, "OPTIONS": {"STATE_DIR": str(tmp_path / "state"), **options}})
 
     return make
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory for sockets: with a test's name in it, as in tmp_path, their paths would be too long."""
+    with tempfile.TemporaryDirectory(prefix="ri-") as directory:
+        yield Path(directory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -484,7 +484,8 @@ class RedisCache(DjangoRedisCache):
         if raw is None or value is MISSING:
             raise _no_such_key(key)
         new = value + delta
-        return new, plans.replace(name, self, raw, self._engine.codec.encode(bound, new))
+        encoded = self._engine.codec.encode(bound, new)
+        return new, plans.replace(name, self, raw, encoded, create=not self._engine.is_memory)
 
     def incr_or_create(
         self, key: Any, delta: int = 1, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None

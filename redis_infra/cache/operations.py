@@ -219,13 +219,19 @@ def rename(old: str, new: str, home: Home) -> Plan:
     return _scripted(RENAME, (old, new), (), plan)
 
 
-def replace(name: str, home: Home, old: bytes, new: bytes) -> Plan:
-    """Answer: whether the value was still ``old`` and is ``new`` now. Keeps the time to live."""
+def replace(name: str, home: Home, old: bytes, new: bytes, *, create: bool) -> Plan:
+    """Answer: whether the value was still ``old`` and is ``new`` now. Keeps the time to live.
+
+    With ``create`` memory begins with ``new`` where it has nothing: ``old`` is what a Redis had that
+    refuses stores now. Without, it raises Missing then.
+    """
 
     def local(store: FallbackStore) -> bool:
+        if create and store.set(name, new, None, nx=True):
+            return True
         return store.update(name, lambda raw: new if raw == old else raw) == new
 
-    plan = Plan(Kind.FILL, (name,), home, local, stores=True, repeatable=False)
+    plan = Plan(Kind.CHANGE, (name,), home, local, stores=True, repeatable=False)
     return _scripted(REPLACE, (name,), (old, new), plan)
 
 
@@ -279,12 +285,19 @@ def clear(
     trusted with at this moment, and returns their names.
     """
 
+    taken: set[str] = set()
+
     def talk() -> Talk:
-        only_here = also(pattern)
+        taken.update(also(pattern))
+        only_here = set(taken)
         removed = yield from unlink_matching(pattern, count=batch, seen=only_here, only=only)
         return removed + len(only_here)
 
-    return Plan(Kind.CHANGE, (), home, methodcaller("delete_matching", pattern), talk=talk, pattern=pattern)
+    def local(store: FallbackStore) -> int:
+        # Redis may have failed halfway: what was taken from here by then counts all the same.
+        return len(taken) + int(store.delete_matching(pattern))
+
+    return Plan(Kind.CHANGE, (), home, local, talk=talk, pattern=pattern)
 
 
 # Counting

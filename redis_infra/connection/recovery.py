@@ -133,7 +133,7 @@ def _attempt(database: Database, budget: float | None) -> Failure | None:
             _try_to_write(database, link)
         reach.begin_recovery()
         _recover(database, link, everything=True, may_sleep=budget is None)
-        database.failover.local.clear()
+        database.failover.forget_local()
     except Exception as error:
         return _failure(error)
     finally:
@@ -269,14 +269,14 @@ def _recover(database: Database, link: Link, *, everything: bool, may_sleep: boo
 
 def _forget(database: Database, batch: Batch, adopted: Iterable[ForeignJournal]) -> None:
     """The server has it: trust it with these keys again, and drop what was held for them."""
-    journal, local = database.journal, database.failover.local
+    journal, failover = database.journal, database.failover
     journal.done(batch)
     database.adopted.bury(adopted)
     if batch.patterns:
         # What a pattern covered is not known by name.
-        local.clear()
+        failover.forget_local()
     else:
-        local.delete(*[name for name in batch.names if not journal.covers(name)])
+        failover.local.delete(*[name for name in batch.names if not journal.covers(name)])
 
 
 def _kill_old_connections(database: Database, link: Link, *, everything: bool) -> bool:

@@ -43,10 +43,12 @@ MOST_STREAMS = 16
 QUEUE_PATIENCE = 1.0
 """Seconds for which a task waits behind others of its own loop. Redis is well then, and a local
 answer would be worse than a late one (a counter, say)."""
-LATE = 0.05
+LATE = 0.01
 """Seconds by which a timer may be late before it is our own loop that was held up."""
 SECOND_LOOK = 0.025
 """Seconds in which a loop that was held up gets to read what has come meanwhile."""
+TURNS = 10
+"""Turns of the loop that a connection gets to take in what has come already, before it is given up."""
 
 
 class Stream(asyncio.Protocol):
@@ -373,6 +375,11 @@ class StreamPool:
             await asyncio.wait({dial}, timeout=self.options.connect_timeout)
             if not dial.done() and self.loop.time() > deadline + LATE:
                 await asyncio.wait({dial}, timeout=SECOND_LOOK)
+            for _ in range(TURNS):
+                # Held up for nearly all of the time, the loop may have had no turn to begin in.
+                if dial.done():
+                    break
+                await asyncio.sleep(0)
         except BaseException:
             # Nobody will take it: neither now nor if it succeeds all the same.
             dial.add_done_callback(_hang_up)

@@ -100,6 +100,12 @@ class _Route(enum.Enum):
     """Redis is well but not trusted with this key yet: write there too, answer from here."""
     ALSO = "also"
     """Redis answers; what may have been filled in here while it refuses stores is changed too."""
+    ELSE = "else"
+    """Redis answers if it has the counter; it may have been filled in here while it refuses stores."""
+
+
+_ROUTE_WHILE_FILLING = {Kind.CHANGE: _Route.ALSO, Kind.COUNT: _Route.ELSE}
+"""Of a key that Redis is trusted with, but that may have been filled in here while it refuses stores."""
 
 
 class LocalStore(Protocol):
@@ -162,7 +168,7 @@ class Failover:
         self._lock = threading.Lock()
         for breaker in (reach, access, writes):
             breaker.listeners.append(self._changed)
-            breaker.before_open.append(self._empty)
+            breaker.before_open.append(self.forget_local)
         self.settle()
 
     # What a call becomes
@@ -198,7 +204,7 @@ class Failover:
                 else:
                     if self.reach.strikes or self.writes.strikes:
                         self._answered(effect)
-                    if route is _Route.ASK:
+                    if route is _Route.ASK or (route is _Route.ELSE and answer is not None):
                         return answer
                     here = fallback(*args, **kwargs)
                     return (answer or here) if route is _Route.ALSO else here
@@ -235,7 +241,7 @@ class Failover:
                 else:
                     if self.reach.strikes or self.writes.strikes:
                         self._answered(effect)
-                    if route is _Route.ASK:
+                    if route is _Route.ASK or (route is _Route.ELSE and answer is not None):
                         return answer
                     here = fallback(*args, **kwargs)
                     return (answer or here) if route is _Route.ALSO else here
@@ -306,9 +312,7 @@ class Failover:
         if effect.pattern is not None:
             return _Route.ASK
         if not self.untrusted(effect.names):
-            # A key that was filled in here while stores are refused goes away here too.
-            is_change = effect.kind is Kind.CHANGE
-            return _Route.ALSO if is_change and self.fills_locally else _Route.ASK
+            return _ROUTE_WHILE_FILLING.get(effect.kind, _Route.ASK) if self.fills_locally else _Route.ASK
         return _Route.BOTH if effect.kind is Kind.CHANGE else _Route.LOCAL
 
     @property
@@ -421,8 +425,11 @@ class Failover:
         elif breaker.state is State.CLOSED:
             self.settle()
 
-    def _empty(self) -> None:
-        """Drop what memory holds from before an outage, but for what is to be found here."""
+    def forget_local(self) -> None:
+        """Drop what memory holds of another time: of before an outage, or of one that is over.
+
+        What came while it ended is in the journal, and is answered from here until the next drain.
+        """
         self.local.delete_where(lambda name: not self._belongs_here(name))
         self._answered_here.clear()
 

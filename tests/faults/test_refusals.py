@@ -95,6 +95,25 @@ def test_out_of_memory_leaves_deletes_alone(
     assert server.command("EXISTS", ":1:old") == 0
 
 
+def test_out_of_memory_does_not_stop_floats_and_what_was_added_here_from_counting(
+    server: RedisServer, cache: Any, call: Callable[..., Any]
+) -> None:
+    cache.set("float", 1.5)
+    server.config_set("maxmemory", 1)
+    assert call(cache.incr, "float", 0.5) == 2.0
+    assert call(cache.incr, "float", 0.5) == 2.5
+    assert call(cache.get, "float") == 2.5
+    # Nothing of it is in the journal, so Redis is asked, and has not got it.
+    wait_until(lambda: cache.status()["pending"] == 0 or cache._engine.database.unlinked > 0, RECOVERED)
+    assert call(cache.add, "added", 5) is True
+    assert call(cache.incr, "added") == 6
+    with pytest.raises(ValueError, match="not found"):
+        call(cache.incr, "missing")
+    server.config_set("maxmemory", 0)
+    expect_recovery(cache, call)
+    assert call(cache.get_many, ["float", "added"]) == {}
+
+
 def test_paused_writes(server: RedisServer, cache: Any, call: Callable[..., Any], log: Log) -> None:
     """CLIENT PAUSE WRITE, as in every failover that was asked for: reads are answered, writes hang."""
     cache.set_many({"other": "kept", "gone": "old"})

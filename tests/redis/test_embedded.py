@@ -402,10 +402,10 @@ class TestStopping:
         assert server.start().url == url
         assert ask(url, "PING") == "PONG"
 
-    def test_a_directory_that_was_given_stays(self, tmp_path):
-        with RedisServer(directory=tmp_path / "data", config={"appendonly": "yes"}) as server:
+    def test_a_directory_that_was_given_stays(self, short_path):
+        with RedisServer(directory=short_path / "data", config={"appendonly": "yes"}) as server:
             server.command("SET", "k", "v")
-        with RedisServer(directory=tmp_path / "data", config={"appendonly": "yes"}) as server:
+        with RedisServer(directory=short_path / "data", config={"appendonly": "yes"}) as server:
             assert server.command("GET", "k") == b"v"
 
     def test_what_it_said_can_be_read_while_it_is_there(self):
@@ -501,10 +501,10 @@ sys.stdin.readline()
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(short_path):
     """A directory for an embedded server, which is ended after the test."""
-    yield str(tmp_path / "redis")
-    if server := embedded._embedded.pop(str(tmp_path / "redis"), None):
+    yield str(short_path / "redis")
+    if server := embedded._embedded.pop(str(short_path / "redis"), None):
         server.stop()
 
 
@@ -595,10 +595,10 @@ class TestEmbeddedUrl:
         assert ask(embedded_url(home), "PING") == "PONG"
         assert home in embedded._embedded
 
-    def test_without_a_directory_it_is_this_users_own(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    def test_without_a_directory_it_is_this_users_own(self, short_path, monkeypatch):
+        monkeypatch.setattr("tempfile.tempdir", str(short_path))
         path = Path(address(embedded_url()))
-        assert path.parent.parent == tmp_path
+        assert path.parent.parent == short_path
         assert path.parent.stat().st_mode & 0o777 == 0o700
         embedded._embedded.pop(str(path.parent)).stop()
 

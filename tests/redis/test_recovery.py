@@ -524,8 +524,8 @@ class TestStatus:
         assert "s3cr3t" not in repr(recovery.status_of(database_of(cache)))
 
 
-def test_an_embedded_server_that_died_is_started_again(make_cache, tmp_path):
-    cache = make_cache(f"embedded://{tmp_path}/embedded", BREAKER=QUICK, COMMAND_TIMEOUT="5s")
+def test_an_embedded_server_that_died_is_started_again(make_cache, short_path):
+    cache = make_cache(f"embedded://{short_path}/embedded", BREAKER=QUICK, COMMAND_TIMEOUT="5s")
     assert cache.set("k", 1) is True
     from redis_infra.connection import embedded
 

@@ -341,6 +341,11 @@ class TestFaults:
         ask(Redis("stored"))
         assert site.open_circuits == set()
 
+    def test_a_counter_that_it_has_not_got_may_have_been_filled_in_here(self, site, ask):
+        site.writes.trip("OOM")
+        assert ask(Redis(7), count()) == 7
+        assert ask(Redis(None), count()) == "from memory"
+
     def test_a_command_that_is_denied_is_said_once(self, site, ask, caplog):
         denied = reply("NOPERM this user has no permissions to run the 'get' command")
         for _ in range(3):
@@ -436,6 +441,14 @@ class TestWhatRedisMissed:
         site.reach.trip("down")
         ask(Redis(), change("site:1:a", "site:1:b"))
         assert site.journal.take().names == ("site:1:a", "site:1:b")
+
+    def test_what_came_while_an_outage_ended_is_kept_here_until_the_next_drain(self, site, ask):
+        """It was written down after the batch that is drained was taken."""
+        site.reach.trip("down")
+        site.store.set("site:1:old", b"1", 10.0)
+        ask(Redis(), change("site:1:new"), fallback=lambda: site.store.set("site:1:new", b"2", 10.0))
+        site.failover.forget_local()
+        assert site.store.get_many(["site:1:old", "site:1:new"]) == [None, b"2"]
 
     def test_so_is_a_pattern(self, site, ask):
         ask(Redis(REFUSED), Effect(Kind.CHANGE, (), Home(), pattern="site:1:chat:*"))
