@@ -227,9 +227,17 @@ def replace(name: str, home: Home, old: bytes, new: bytes, *, create: bool) -> P
     """
 
     def local(store: FallbackStore) -> bool:
+        was_old = False
+
+        def exchange(raw: bytes) -> bytes:
+            nonlocal was_old
+            was_old = raw == old
+            return new if was_old else raw
+
         if create and store.set(name, new, None, nx=True):
             return True
-        return store.update(name, lambda raw: new if raw == old else raw) == new
+        store.update(name, exchange)
+        return was_old
 
     plan = Plan(Kind.CHANGE, (name,), home, local, stores=True, repeatable=False)
     return _scripted(REPLACE, (name,), (old, new), plan)

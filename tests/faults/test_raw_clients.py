@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -63,9 +64,18 @@ def test_who_asks_to_wait_waits(cache: Any, client: Any, wait: Callable[[Any], A
     assert cache.status()["counters"]["failures"] == 0
 
 
+@contextmanager
+def later(action: Callable[..., Any], *args: Any) -> Iterator[None]:
+    """Act while the block waits, and be done, reply and all, before the server may go."""
+    timer = threading.Timer(LONGER, action, args)
+    timer.start()
+    yield
+    timer.join()
+
+
 def test_who_waits_gets_what_comes(cache: Any, client: Any) -> None:
-    threading.Timer(LONGER, client.rpush, ("queue", "job")).start()
-    assert client.blpop("queue", timeout=60) == (b"queue", b"job")
+    with later(client.rpush, "queue", "job"):
+        assert client.blpop("queue", timeout=60) == (b"queue", b"job")
 
 
 def test_subscribers_wait(cache: Any, client: Any) -> None:
@@ -82,8 +92,8 @@ def test_a_listener_hears_what_comes_late(client: Any) -> None:
         subscriber.subscribe("news")
         messages = subscriber.listen()
         assert next(messages)["type"] == "subscribe"
-        threading.Timer(LONGER, client.publish, ("news", "hello")).start()
-        assert next(messages)["data"] == b"hello"
+        with later(client.publish, "news", "hello"):
+            assert next(messages)["data"] == b"hello"
 
 
 def test_who_waits_does_not_hold_up_the_rest(cache: Any, client: Any, make_cache: Any, server: Any) -> None:
@@ -176,8 +186,7 @@ def test_a_lost_connection_while_waiting_is_an_error_and_no_vote(proxy: TcpProxy
     cache = make_cache(proxy.url)
     client = cache.client.get_client(write=True)
     client.get("x")
-    threading.Timer(0.2, proxy.reset).start()
-    with pytest.raises(RedisConnectionError):
+    with later(proxy.reset), pytest.raises(RedisConnectionError):
         client.blpop("queue", timeout=30)
     assert not cache.is_degraded
 
