@@ -333,18 +333,19 @@ def _replay_delta(database: Database, link: Link, part: Batch) -> None:
     whether it counted, and too little is better than twice.
     """
     ((name, delta),) = part.deltas.items()
-    database.journal.done(part)
-    try:
-        _converse(link, INCR_EXISTING.talk((name,), delta))
-    except Exception as error:
-        failure = classify(error)
-        if failure is None:
-            # It holds no integer, or would overflow: the caller's own increment would have failed too.
-            logger.debug("redis_infra.delta_refused", exc_info=True)
-            return
-        if failure.executed is False:
-            database.journal.add_delta(name, delta)
-        raise
+    with database.failover.keeping(name):
+        database.journal.done(part)
+        try:
+            _converse(link, INCR_EXISTING.talk((name,), delta))
+        except Exception as error:
+            failure = classify(error)
+            if failure is None:
+                # It holds no integer, or would overflow: the caller's own increment would have failed too.
+                logger.debug("redis_infra.delta_refused", exc_info=True)
+                return
+            if failure.executed is False:
+                database.journal.add_delta(name, delta)
+            raise
 
 
 def _try_to_write(database: Database, link: Link) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -432,6 +433,15 @@ class Failover:
         """
         self.local.delete_where(lambda name: not self._belongs_here(name))
         self._answered_here.clear()
+
+    @contextmanager
+    def keeping(self, name: str) -> Iterator[None]:
+        """Let a key stay here for a block in which no journal names it: its delta is on its way."""
+        self._answered_here.add(name)
+        try:
+            yield
+        finally:
+            self._answered_here.discard(name)
 
     def _belongs_here(self, name: str) -> bool:
         """Whether Redis is not trusted with a key, or it was answered from here since Redis last answered."""

@@ -627,6 +627,15 @@ class TestOutage:
         ask(Redis(silent()))
         assert site.store.get("site:1:n") is None
 
+    def test_a_counter_whose_delta_is_on_its_way_is_not_begun_anew(self, site, ask):
+        """Between the journal that has let go of it and the server that has not got it yet."""
+        site.store.set("site:1:n", b"7", 10.0)
+        incr = partial(site.store.incr, "site:1:n", 1, create_ttl=10.0)
+        with site.failover.keeping("site:1:n"):
+            assert ask(Redis(PoolExhausted(50)), count(), fallback=incr) == 8
+        site.journal.done(site.journal.take())
+        assert ask(Redis(PoolExhausted(50)), count(), fallback=incr) == 1
+
     def test_a_counter_at_the_door_that_is_closed_counts_on(self, site):
         """Whoever fails after the one that opened the circuit finds what that one has counted."""
         not_redis = redis_errors.InvalidResponse("Protocol error, got 'H' as reply type byte")
