@@ -642,7 +642,8 @@ class TestManyLoops:
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(cache.aset("k", 1))
         wait_until(lambda: open_on(server) == 0, 10)
-        assert open_files() <= before + 1  # what the last one left is buried by the next
+        # What the last one left is buried by the next; a prober that looked after a slow machine ends too.
+        wait_until(lambda: open_files() <= before + 1, 10)
 
     @pytest.mark.filterwarnings("ignore:unclosed resource:ResourceWarning")  # uvloop's, of such a close
     @pytest.mark.parametrize("factory", LOOPS, ids=lambda factory: factory.__module__.partition(".")[0])
