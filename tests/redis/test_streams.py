@@ -637,10 +637,15 @@ class TestManyLoops:
 
     @pytest.mark.parametrize("factory", LOOPS, ids=lambda factory: factory.__module__.partition(".")[0])
     def test_each_run_closes_what_it_has_opened(self, cache, server, factory):
-        before = open_files()
-        for _ in range(20):
+        def run_once():
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(cache.aset("k", 1))
+
+        run_once()  # what a process opens once (uvloop's own, the test's connection) is no leak
+        wait_until(lambda: open_on(server) == 0, 10)
+        before = open_files()
+        for _ in range(20):
+            run_once()
         wait_until(lambda: open_on(server) == 0, 10)
         # What the last one left is buried by the next; a prober that looked after a slow machine ends too.
         wait_until(lambda: open_files() <= before + 1, 10)
