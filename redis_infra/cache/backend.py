@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisCache"]
 
+MOST_HOMES = 100
+"""Namespaces that are remembered; tenants have one each."""
+
 LONGEST_TTL = 10**15
 """Milliseconds; beyond some 30,000 years the server calls a time to live invalid."""
 
@@ -98,26 +101,59 @@ class RedisCache(DjangoRedisCache):
             name = str(self.key_func(key, self.key_prefix, self.version if version is None else version))
         # The common case in C: printable, no space, short. Anything else gets Django's own look.
         if not name.isprintable() or " " in name or len(name) > 250:
-            self.validate_key(name)
+            self._validate(name)
         return name
+
+    def _validate(self, name: str) -> None:
+        """Warn of what memcached would refuse, and refuse what no server can be sent, with or without Redis.
+
+        Raises:
+            UnicodeEncodeError: half of a surrogate pair is in it.
+        """
+        self.validate_key(name)
+        name.encode()
 
     def _bound(self, key: Any, name: str) -> str:
         """What a signature ties a value to: the key without its version, so that a rename keeps it valid."""
-        return str(self.key_func(key, self.key_prefix, "")) if self._engine.is_signed else name
+        # Version 0 and no text: key functions of sites may do arithmetic with it.
+        return str(self.key_func(key, self.key_prefix, 0)) if self._engine.is_signed else name
 
     @property
     def namespace(self) -> str:
-        """The glob of every name that this alias can make."""
-        return self._home.pattern
+        """The glob of every name that this alias can make; empty if its key function does not show it.
+
+        Then what Redis misses is remembered key by key, however many there are.
+        """
+        try:
+            return self._home.pattern
+        except Exception:  # the site's own key function, which is asked for made-up keys here
+            return ""
 
     @property
     def _home(self) -> Namespace:
-        made_of = (self.key_func, self.key_prefix, self.version)
-        if self._known_home is None or self._known_home[0] != made_of:
-            self._known_home = (made_of, namespace(*made_of))
-        return self._known_home[1]
+        """What :func:`~redis_infra.keys.namespace` says, or raises."""
+        made_of = (self.key_func, self.key_prefix, self.version, self._sample())
+        known = self._known_homes.get(made_of)
+        if known is None:
+            if len(self._known_homes) >= MOST_HOMES:
+                self._known_homes.clear()
+            known = self._known_homes[made_of] = _home_of(*made_of[:3])
+        if isinstance(known, Exception):
+            raise known
+        return known
 
-    _known_home: tuple[Any, Namespace] | None = None
+    def _sample(self) -> str:
+        """What tells one tenant's names from another's, where the key function asks who is being served."""
+        if self.key_func is default_key_func:
+            return ""
+        try:
+            return str(self.key_func("0", self.key_prefix, self.version))
+        except Exception:  # it may refuse any key
+            return ""
+
+    @cached_property
+    def _known_homes(self) -> dict[Any, Namespace | Exception]:
+        return {}
 
     def _ttl(self, timeout: Any) -> int | None:
         """Milliseconds, None for ever; 0 or less: at once."""
@@ -182,7 +218,7 @@ class RedisCache(DjangoRedisCache):
         together = "".join(names)
         if not together.isprintable() or " " in together or max(map(len, names), default=0) > 250:
             for name in names:
-                self.validate_key(name)
+                self._validate(name)
         return names
 
     def _get_many(self, names: list[str]) -> Plan:
@@ -242,6 +278,8 @@ class RedisCache(DjangoRedisCache):
         return await self._engine.arun(self._set(key, value, timeout, version, nx, xx))  # type: ignore[no-any-return]
 
     def _set(self, key: Any, value: Any, timeout: Any, version: int | None, nx: bool, xx: bool) -> Plan:
+        if nx and xx:
+            raise ValueError("nx and xx exclude each other: where nothing is, or where something is")
         name = self._name(key, version)
         raw = self._engine.codec.encode(self._bound(key, name), value)
         ttl = self._ttl(timeout)
@@ -360,12 +398,13 @@ class RedisCache(DjangoRedisCache):
 
     def _clear(self) -> Plan:
         # The glob alone would take prefix "site:2nd" for a version of "site".
+        home = self._home
         return plans.clear(
-            self.namespace,
+            home.pattern,
             self,
             batch=BATCH,
             also=self._engine.take_matching,
-            only=self._home.__contains__,
+            only=home.__contains__,
         )
 
     def delete_pattern(
@@ -404,7 +443,9 @@ class RedisCache(DjangoRedisCache):
     def _glob(self, pattern: str, version: int | None, prefix: str | None = None) -> str:
         prefix = self.key_prefix if prefix is None else prefix
         version_text = escape(str(self.version if version is None else version))
-        return str(self.key_func(pattern, escape(prefix), version_text))
+        glob = str(self.key_func(pattern, escape(prefix), version_text))
+        glob.encode()  # as in _validate: the journal must not take what no server can be sent
+        return glob
 
     @property
     def _itersize(self) -> int:
@@ -690,6 +731,13 @@ class RedisCache(DjangoRedisCache):
         return bool(
             getattr(django_settings, "DJANGO_REDIS_CLOSE_CONNECTION", False) if wanted is None else wanted
         )
+
+
+def _home_of(key_func: Any, prefix: str, version: Any) -> Namespace | Exception:
+    try:
+        return namespace(key_func, prefix, version)
+    except Exception as error:  # to be raised each time: finding out takes some hundred calls
+        return error
 
 
 def _milliseconds(timeout: Any) -> int | None:

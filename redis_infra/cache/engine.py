@@ -185,6 +185,7 @@ class RedisEngine(Engine):
         self.store = _store_for(settings.on_outage, shared, self)
         self.connections = self.database.connections(self.options)
         self.failover = self.database.failover
+        self._keeps = settings.on_outage == "local"
         self.call = self.connections.call
         self.acall = self.connections.acall
 
@@ -204,7 +205,11 @@ class RedisEngine(Engine):
 
     def _filled_in(self, name: str) -> bytes | None:
         """What Redis does not have only because it refuses stores now."""
-        return self.store.get(name) if self.failover.fills_locally else None
+        return self.store.get(name) if self._fills else None
+
+    @property
+    def _fills(self) -> bool:
+        return self._keeps and self.failover.fills_locally
 
     def _ask(self, plan: Plan) -> Any:
         if plan.talk is not None:
@@ -242,18 +247,16 @@ class RedisEngine(Engine):
     ) -> list[bytes | None]:
         # Both: a drain may end, or begin, while the reply is on its way.
         covers = self.failover.journal.covers
-        fills_locally = self.failover.fills_locally
-        if not untrusted and self.failover.journal.empty and not fills_locally:
+        fills = self._fills
+        if not untrusted and self.failover.journal.empty and not fills:
             return raws
         return [
-            self.store.get(name)
-            if name in untrusted or covers(name) or (raw is None and fills_locally)
-            else raw
+            self.store.get(name) if name in untrusted or covers(name) or (raw is None and fills) else raw
             for name, raw in zip(names, raws, strict=True)
         ]
 
     def holds(self, name: str) -> bool:
-        return self.failover.fills_locally and bool(self.store.exists(name))
+        return self._fills and bool(self.store.exists(name))
 
     def note_deleted(self, name: str) -> None:
         self.failover.journal.note_deleted(name, time.monotonic())
@@ -341,7 +344,7 @@ def _key_material() -> list[bytes]:
 
 # One engine per process and configuration
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _engines: dict[object, Engine] = {}
 _memories: dict[str, FallbackStore] = {}
 _is_prepared = False
@@ -401,7 +404,7 @@ def _frozen(value: Any) -> object:
 def _after_fork() -> None:
     """In a forked child: locks that another thread of the parent may have held are made anew."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for store in _memories.values():
         store.after_fork()
     for engine in _engines.values():

@@ -16,7 +16,7 @@ from redis_infra.cache.fallback import FallbackStore
 from redis_infra.connection.bulk import batches, unlink, unlink_matching
 from redis_infra.connection.scripts import INCR_EXISTING, Script, Talk, is_unknown_script
 from redis_infra.connection.wire import pack
-from redis_infra.exceptions import CounterOverflow
+from redis_infra.exceptions import CounterOverflow, RedisInfraError
 from redis_infra.resilience.failover import Effect, Home, Kind
 
 __all__ = [
@@ -46,7 +46,7 @@ REPLACE = Script("redis_infra.cache", "replace")
 Local: TypeAlias = Callable[[FallbackStore], Any]
 
 
-class NotACounter(Exception):
+class NotACounter(RedisInfraError):
     """What is stored is no integer of 64 bits; the caller may know how to count it up."""
 
 

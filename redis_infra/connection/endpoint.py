@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
@@ -60,6 +61,7 @@ class Endpoint:
         self.reach = self._circuit("reach", breaker)
         self.writes = self._circuit("writes", breaker)
         self.databases: dict[tuple[str, str | None], Database] = {}
+        self._keyspaces: dict[str, Keyspace] = {}
 
     def _circuit(self, guards: str, policy: BreakerPolicy) -> CircuitBreaker:
         return CircuitBreaker(
@@ -70,6 +72,13 @@ class Endpoint:
             probe_cap=policy.probe_cap,
             clock=self.clock,
         )
+
+    def keyspace(self, name: str, make: Callable[[], Journal]) -> Keyspace:
+        """What this process knows of the keys of one database, whichever of its aliases' users touch them."""
+        known = self._keyspaces.get(name)
+        if known is None:
+            known = self._keyspaces[name] = Keyspace(make(), recovery.Adopted())
+        return known
 
     def _heal(self, budget: float | None) -> float | None:
         return recovery.heal(self, budget)
@@ -93,8 +102,21 @@ class Endpoint:
         self.writes.after_fork()
         self.resolver.after_fork()
         self.prober.after_fork()
+        for keyspace in self._keyspaces.values():
+            keyspace.journal.after_fork()
         for database in self.databases.values():
             database.after_fork()
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """Which keys of a database Redis cannot be trusted with, and whose word for it was taken in.
+
+    A key that one user's alias could not delete is not to be read from Redis by another user's.
+    """
+
+    journal: Journal
+    adopted: recovery.Adopted
 
 
 class _NothingLocal:
@@ -132,19 +154,24 @@ class Database:
         self.run_id = ""
         self.probe_name = "ri:probe"
         self.access = endpoint._circuit("access", policy.breaker)
-        self.journal = Journal(
-            policy.journal.max_keys,
-            policy.journal.max_bytes,
-            state_dir.journal(endpoint.server, options.database),
-            endpoint.clock,
+        keyspace = endpoint.keyspace(
+            options.keyspace,
+            lambda: Journal(
+                policy.journal.max_keys,
+                policy.journal.max_bytes,
+                state_dir.journal(endpoint.server, options.keyspace),
+                endpoint.clock,
+            ),
         )
+        self.journal, self.adopted = keyspace.journal, keyspace.adopted
         self.dead_ids: set[int] = set()
         self.unlinked = -1
         """Serial of the journal up to which names were unlinked while writes are refused."""
-        self.adopted = recovery.Adopted()
+        self.late_until: float | None = None
+        """Monotonic seconds until which a late write may come that nobody was allowed to prevent."""
         self._local: LocalStore = _NothingLocal()
         self._connections: dict[ConnectionOptions, Connections] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.failover = Failover(
             reach=endpoint.reach,
             access=self.access,
@@ -204,6 +231,7 @@ class Database:
         known = link.facts.connection_id if link.unanswered and hasattr(link, "facts") else None
         if known is not None and len(self.dead_ids) < MOST_DEAD_LINKS:
             self.dead_ids.add(known)
+            self.journal.note_connection(f"{self.run_id}:{known}")
 
     def renew(self) -> None:
         """Use none of today's connections again, and ask anew where the server is."""
@@ -214,7 +242,7 @@ class Database:
 
     def watch(self, now: float) -> None:
         """Take in what other processes of this host left in their journals; at most once a second."""
-        if not self.state_dir.changed(now, self.options.database):
+        if not self.state_dir.changed(now, self.options.keyspace):
             return
         _, found = self.adopted.take_in(self)
         if found:
@@ -240,10 +268,9 @@ class Database:
             await each.streams.aclose()
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for each in self._connections.values():
             each.after_fork()
         self.access.after_fork()
         self._local.after_fork()
-        self.journal.after_fork()
         self.failover.after_fork()

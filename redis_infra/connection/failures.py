@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from redis import exceptions as redis_errors
 
-from redis_infra.exceptions import StoreUnavailable
+from redis_infra.exceptions import RedisInfraError, StoreUnavailable
 from redis_infra.resilience.faults import Failure, Fault
 
 __all__ = [
@@ -99,7 +99,10 @@ def classify(error: BaseException) -> Failure | None:
         return _classify_connection(error)
     if isinstance(error, OSError):
         return Failure(Fault.UNREACHABLE, describe(error), executed=getattr(error, "executed", None))
-    return None
+    if isinstance(error, redis_errors.RedisError | RedisInfraError):
+        return None
+    # A signal handler's (a task's soft time limit), thrown into the middle of a command.
+    return Failure(Fault.INTERRUPTED, type(error).__name__)
 
 
 def _classify_connection(error: redis_errors.ConnectionError) -> Failure:

@@ -18,7 +18,7 @@ from redis_infra.resilience.statedir import StateDir
 
 __all__ = ["aclose_all", "close_all", "databases", "open_database", "reset_for_tests"]
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _endpoints: dict[str, Endpoint] = {}
 _state_dirs: dict[str | None, StateDir] = {}
 _fork_hook_registered = False
@@ -103,7 +103,7 @@ def _register_fork_hook() -> None:
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for state_dir in _state_dirs.values():
         state_dir.after_fork()
     for endpoint in _endpoints.values():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -44,6 +45,9 @@ BYTES_PER_SECOND = 50e6
 """A command or reply of this many bytes may take a second longer than the deadline: at a tenth of
 a gigabit a value of 100 MB would otherwise look like an outage, and two of them open the circuit."""
 
+
+BIG = 256 * 1024
+"""Bytes that may not fit into the socket's buffer, so that sending them takes as long as they are taken."""
 
 _PLAIN_SOCKET = socket.socket if socket.socket.__module__ == "socket" else None
 """The standard library's class, unless gevent or eventlet has put its own in that place."""
@@ -102,6 +106,10 @@ class Link:
             closed.executed = False
             raise closed
         sent = False
+        is_big = len(packed) > BIG
+        if is_big:
+            # Bound the sending as a whole; the kernel's clock begins anew with each piece that is taken.
+            sock.settimeout(self.options.command_timeout + len(packed) / BYTES_PER_SECOND)
         try:
             sock.sendall(packed)
             sent = True
@@ -110,6 +118,8 @@ class Link:
                 self.reader.feed(self.buffer, 0, count)  # type: ignore[arg-type]  # takes any buffer
                 reply = self.reader.gets()
                 if reply is not INCOMPLETE:
+                    if is_big:
+                        sock.settimeout(self.timeout)
                     return reply
             return self._read_rest(sock, count, len(packed), timeout)
         except (TimeoutError, BlockingIOError) as error:
@@ -121,16 +131,27 @@ class Link:
             raise
 
     def call_many(self, packed: bytes, replies: int) -> list[Any]:
-        """Send several packed commands in one write and return their replies in order."""
-        return [self.call(packed), *(self._next_reply() for _ in range(replies - 1))]
+        """Send several packed commands in one write, return their replies in order; one deadline for all."""
+        deadline = time.monotonic() + self.options.command_timeout + len(packed) / BYTES_PER_SECOND
+        was_open = self._sock is not None
+        try:
+            first = self.call(packed)
+        except BaseException as error:
+            # Perhaps not all of it went out; but commands that did are whole, and may be executed yet.
+            self.unanswered = was_open
+            if was_open and isinstance(error, LinkClosed | LinkTimeout):
+                error.executed = None
+            raise
+        return [first, *(self._next_reply(deadline) for _ in range(replies - 1))]
 
-    def _next_reply(self) -> Any:
+    def _next_reply(self, deadline: float | None = None) -> Any:
         reply = self.reader.gets()
         if reply is not INCOMPLETE:
             return reply
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
         try:
             assert self._sock is not None
-            return self._read_rest(self._sock, -1, 0, None)
+            return self._read_rest(self._sock, -1, 0, left)
         except (TimeoutError, BlockingIOError) as error:
             raise self._silent(True) from error
         except OSError as error:
@@ -209,7 +230,9 @@ class Link:
     def offer_kernel_time(self) -> None:
         """Tell the kernel the timeout, where it can keep it."""
         sock = self._sock
-        self.kernel_time = type(sock) is _PLAIN_SOCKET and sys.platform == "linux"
+        self.kernel_time = (
+            type(sock) is _PLAIN_SOCKET and sys.platform == "linux" and not _is_interrupted_regularly()
+        )
         if sock is not None and self.kernel_time:
             seconds, fraction = divmod(self.options.command_timeout, 1)
             limit = struct.pack("ll", int(seconds), max(int(fraction * 1e6), 1))
@@ -349,6 +372,21 @@ def _kind(options: ConnectionOptions) -> tuple[type[TcpLink | TlsLink | UnixLink
     if options.scheme == "rediss":
         return TlsLink, {**address, **dict(options.tls)}
     return TcpLink, address
+
+
+def _is_interrupted_regularly() -> bool:
+    """Whether an interval timer is set, a profiler's say.
+
+    Python begins a receive anew after each signal, and the kernel its clock with it: it would never end.
+    """
+    return any(signal.getitimer(each)[1] for each in _INTERVAL_TIMERS)
+
+
+_INTERVAL_TIMERS = [
+    getattr(signal, name)
+    for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
+    if hasattr(signal, name)
+]
 
 
 def _readable(sock: socket.socket) -> bool:

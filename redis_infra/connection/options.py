@@ -120,6 +120,11 @@ class ConnectionOptions:
         return f"{self._prefix}{user}{self._address}{self._service}{self._number}"
 
     @property
+    def keyspace(self) -> str:
+        """What tells these keys from others: the server and the number, whoever the user is."""
+        return f"{self._prefix}{self._address}{self._service}{self._number}"
+
+    @property
     def label(self) -> str:
         """The whole for people, its password as three stars."""
         user = quote(self.username or "", safe="") + (":***" if self.password else "")

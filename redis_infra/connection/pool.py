@@ -80,7 +80,7 @@ class LinkPool(ConnectionPool):
         self._inherited: set[Any] = getattr(self, "_all", set())
         self.idle: deque[TcpLink | TlsLink | UnixLink] = deque()
         self._all: set[TcpLink | TlsLink | UnixLink] = set()
-        self._room = threading.Condition(threading.Lock())
+        self._room = threading.Condition()
         self._opening = 0
         self._waiting = 0
 

@@ -48,15 +48,18 @@ class Adopted:
 
     def __init__(self) -> None:
         self._read: dict[object, int] = {}
+        self.connections: set[str] = set()
+        """Broken connections of theirs, as ``run id:id``; who died cannot have them killed itself."""
 
     def take_in(self, database: Database) -> tuple[list[ForeignJournal], bool]:
         """Read what is new in them into our own journal; return them, and whether there was anything new."""
-        journals = database.state_dir.foreign_journals(database.options.database)
+        journals = database.state_dir.foreign_journals(database.options.keyspace)
         self._read = {each.path: self._read.get(each.path, 0) for each in journals}
         found = False
         for each in journals:
             entries, self._read[each.path] = each.entries(since=self._read[each.path])
             if entries:
+                self.connections.update(entry.text for entry in entries if entry.kind is Kind.CONNECTION)
                 database.journal.absorb(entries)
                 _drop_copies(database, entries)
                 found = True
@@ -196,11 +199,17 @@ def _drain(database: Database, budget: float | None) -> float | None:
         link.close_link()
     if writes.state is State.RECOVERING:
         writes.close(served_locally=database.failover.served_locally)
-    database.failover.settle()
+    _settle(database)
     leave_status([database])
     if not writes.closed:
         return min(_until(writes), writes.probe_base)
     return None if database.journal.empty else 0.0
+
+
+def _settle(database: Database) -> None:
+    for each in database.endpoint.databases.values():
+        if each.journal is database.journal:
+            each.failover.settle()
 
 
 def _probe_writes(database: Database, link: Link) -> None:
@@ -252,9 +261,7 @@ def _recover(database: Database, link: Link, *, everything: bool, may_sleep: boo
     drained = _converse(link, _replay(batch, suspects))
     if not killed:
         # ACL forbids CLIENT KILL: give what lies in the old sockets time to be executed, then drain again.
-        if not may_sleep:
-            raise _LateWritesError("late writes may still come; the prober drains again")
-        time.sleep(2 * database.options.command_timeout)
+        _wait_for_late_writes(database, may_sleep=may_sleep)
         _converse(link, _replay(batch, suspects))
         database.dead_ids.clear()
     database.counters.drained += drained
@@ -265,6 +272,18 @@ def _recover(database: Database, link: Link, *, everything: bool, may_sleep: boo
             _replay_delta(
                 database, link, dataclasses.replace(batch, names=(), patterns=(), deltas={name: delta})
             )
+
+
+def _wait_for_late_writes(database: Database, *, may_sleep: bool) -> None:
+    """Return when what lay in old sockets has been executed; a request comes back for it instead."""
+    patience = 2 * database.options.command_timeout
+    now = database.endpoint.clock.monotonic()
+    if may_sleep:
+        time.sleep(patience)
+    elif database.late_until is None or now < database.late_until:
+        database.late_until = database.late_until or now + patience
+        raise _LateWritesError("late writes may still come; to be drained again")
+    database.late_until = None
 
 
 def _forget(database: Database, batch: Batch, adopted: Iterable[ForeignJournal]) -> None:
@@ -284,7 +303,8 @@ def _kill_old_connections(database: Database, link: Link, *, everything: bool) -
 
     Returns whether no late write can come any more.
     """
-    dead = set(database.dead_ids)
+    broken = database.dead_ids | _ids_of_others(database, link)
+    dead = set(broken)
     if everything:
         dead |= set(database.connection_ids())
         database.renew()
@@ -300,9 +320,16 @@ def _kill_old_connections(database: Database, link: Link, *, everything: bool) -
         if failure is not None and failure.fault is not Fault.DENIED:
             raise
         logger.debug("redis_infra.client_kill_denied", exc_info=True)
-        return not database.dead_ids
+        return not broken
     database.dead_ids -= dead
+    database.adopted.connections.clear()
     return True
+
+
+def _ids_of_others(database: Database, link: Link) -> set[int]:
+    """Broken connections that other processes of the host left to this very run of the server."""
+    named = (text.rpartition(":") for text in database.adopted.connections)
+    return {int(number) for run, _, number in named if run == link.facts.run_id and number.isdigit()}
 
 
 def _suspects(database: Database, link: Link) -> tuple[str, ...]:
@@ -320,10 +347,19 @@ def _suspects(database: Database, link: Link) -> tuple[str, ...]:
 
 def _replay(batch: Batch, suspects: tuple[str, ...]) -> Talk:
     """What Redis missed, as a conversation; returns how many keys were removed."""
-    removed = yield from unlink([*batch.names, *suspects])
-    for pattern in batch.patterns:
+    removed = yield from unlink([name for name in (*batch.names, *suspects) if _can_be_sent(name)])
+    for pattern in filter(_can_be_sent, batch.patterns):
         removed += yield from unlink_matching(pattern)
     return removed
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether a server can have such a key; half of a surrogate pair would keep a drain from ever ending."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _replay_delta(database: Database, link: Link, part: Batch) -> None:

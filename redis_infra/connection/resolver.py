@@ -42,7 +42,7 @@ class Resolver:
     def after_fork(self) -> None:
         """Forget look-ups under way: their threads are the parent's. What is known stays."""
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._under_way: dict[tuple[str, int], _Lookup] = {}
         if not hasattr(self, "_known"):
             self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}

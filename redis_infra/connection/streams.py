@@ -446,7 +446,7 @@ class StreamPools:
         self.options = options
         self._witness = witness
         self._pools: dict[asyncio.AbstractEventLoop, StreamPool] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._inherited: list[dict[asyncio.AbstractEventLoop, StreamPool]] = []
 
     def current(self) -> StreamPool:
@@ -497,7 +497,7 @@ class StreamPools:
     def after_fork(self) -> None:
         """Forget the parent's pools but keep them referenced and touch nothing: the child shares the
         parent's epoll instance, and one ``remove_reader`` here makes the parent deaf."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._inherited.append(self._pools)
         self._pools = {}
 

@@ -78,7 +78,7 @@ class CircuitBreaker:
         """Whether the change that listeners are told of is an opening, not a failed probe."""
         self._failed_probes = 0
         self._last_opened_at: float | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def record_success(self) -> None:
         """Forget the timeouts so far: only consecutive ones count."""
@@ -166,7 +166,7 @@ class CircuitBreaker:
 
     def after_fork(self) -> None:
         """In a forked child: new lock, and a probe that the parent was making is nobody's here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         if self.state in (State.HALF_OPEN, State.RECOVERING):
             self.state = State.OPEN
 

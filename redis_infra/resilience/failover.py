@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import enum
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
+from redis_infra.exceptions import StoreUnavailable
 from redis_infra.instrumentation import Counters
 from redis_infra.resilience.breaker import CircuitBreaker, State
 from redis_infra.resilience.faults import Failure, Fault
@@ -162,11 +162,12 @@ class Failover:
         self._watch = watch
         self._monotonic = clock.monotonic
         self._denied: set[str] = set()
+        self._may_not_store = False
         self._answered_here: set[str] = set()
         """Names of adds and counters that timed out since Redis last answered: a yes, or a number, was given
         out already, so the timeout that opens the circuit must not take them away. As many as timeouts."""
         self._served_before = self._drained_before = 0
-        self._lock = threading.Lock()
+        journal.readers.append(self)
         for breaker in (reach, access, writes):
             breaker.listeners.append(self._changed)
             breaker.before_open.append(self.forget_local)
@@ -207,8 +208,7 @@ class Failover:
                         self._answered(effect)
                     if route is _Route.ASK or (route is _Route.ELSE and answer is not None):
                         return answer
-                    here = fallback(*args, **kwargs)
-                    return (answer or here) if route is _Route.ALSO else here
+                    return self._with_memory(route, answer, partial(fallback, *args, **kwargs))
         self.counters.fallback_ops += 1
         return fallback(*args, **kwargs)
 
@@ -244,8 +244,7 @@ class Failover:
                         self._answered(effect)
                     if route is _Route.ASK or (route is _Route.ELSE and answer is not None):
                         return answer
-                    here = fallback(*args, **kwargs)
-                    return (answer or here) if route is _Route.ALSO else here
+                    return self._with_memory(route, answer, partial(fallback, *args, **kwargs))
         self.counters.fallback_ops += 1
         return fallback(*args, **kwargs)
 
@@ -293,6 +292,16 @@ class Failover:
                 return reply
         return await self.arun(partial(call, packed), partial(local, name), Effect(Kind.READ, (name,)))
 
+    def _with_memory(self, route: _Route, answer: T, fallback: Callable[[], T]) -> T:
+        """What memory has to say where Redis has answered."""
+        try:
+            here = fallback()
+        except StoreUnavailable:  # it keeps nothing (``ON_OUTAGE = "raise"``), so there is nothing to change
+            if route is _Route.BOTH:
+                raise
+            return answer
+        return (answer or here) if route is _Route.ALSO else here
+
     # Before the call
 
     def _route(self, effect: Effect, *, may_wait: bool = True) -> _Route:
@@ -319,7 +328,7 @@ class Failover:
     @property
     def fills_locally(self) -> bool:
         """Whether stores are refused while reads go on, so that what is filled in can only be found here."""
-        return not self.writes.closed or bool(self._denied)
+        return not self.writes.closed or self._may_not_store
 
     def untrusted(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those of ``names`` for which the fallback answers although Redis is well."""
@@ -368,6 +377,8 @@ class Failover:
                 self.access.trip(failure.cause)
             case Fault.DENIED if failure.cause not in self._denied:
                 self._denied.add(failure.cause)
+                # Nothing is filled in here for a read that is denied, nor for a raw client's command.
+                self._may_not_store = self._may_not_store or effect.kind is not Kind.READ
                 self.settle()
                 logger.error("redis_infra.command_denied cause=%s", failure.cause)
 
@@ -391,8 +402,8 @@ class Failover:
         if effect.kind is Kind.CHANGE:
             self._note(effect)
         elif effect.kind is Kind.COUNT and executed is False:
-            with self._lock:
-                self.clear = False
+            with self.journal.gate:
+                self._distrusted()
                 self.journal.add_delta(effect.names[0], effect.delta, effect.namespace)
         else:
             return
@@ -401,9 +412,9 @@ class Failover:
             self.prober.wake()
 
     def _note(self, effect: Effect) -> None:
-        with self._lock:
+        with self.journal.gate:
             # `clear` first: a reader that still sees it true began before this write failed.
-            self.clear = False
+            self._distrusted()
             if effect.pattern is not None:
                 self.journal.add_pattern(effect.pattern, effect.namespace)
             else:
@@ -414,7 +425,7 @@ class Failover:
     def _changed(self, breaker: CircuitBreaker) -> None:
         """A circuit opened or closed: keep ``clear`` true to it."""
         if breaker.opened_just_now:
-            with self._lock:
+            with self.journal.gate:
                 self.clear = False
             self._served_before = self.counters.fallback_ops
             self._drained_before = self.counters.drained
@@ -449,7 +460,7 @@ class Failover:
 
     def settle(self) -> bool:
         """Work out ``clear`` anew; under the lock under which the journal grows."""
-        with self._lock:
+        with self.journal.gate:
             self.clear = (
                 self.reach.closed and self.access.closed and self.journal.empty and not self.fills_locally
             )
@@ -457,9 +468,14 @@ class Failover:
 
     def distrust(self) -> None:
         """The journal has taken in what another process left: no shortcut until it is drained."""
-        with self._lock:
-            self.clear = False
+        with self.journal.gate:
+            self._distrusted()
         self.prober.wake()
+
+    def _distrusted(self) -> None:
+        """No shortcut for anybody who reads this data: another user's alias may have the same keys."""
+        for reader in self.journal.readers:
+            reader.clear = False
 
     @property
     def served_locally(self) -> int:
@@ -472,6 +488,5 @@ class Failover:
         return self.counters.drained - self._drained_before
 
     def after_fork(self) -> None:
-        """In a forked child: new lock; the next operation looks at the host's journals."""
-        self._lock = threading.Lock()
+        """In a forked child: the next operation looks at the host's journals."""
         self.look_at = 0.0

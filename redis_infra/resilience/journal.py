@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
 from redis_infra.keys import glob_to_regex
@@ -32,6 +32,8 @@ FILE_ROOM = 1 << 20
 """Bytes up to which a file is not worth rewriting, however much of it is out of date."""
 FILE_RETRY = 5.0
 """Seconds after which a file that could not be written is tried again."""
+MOST_CONNECTIONS = 1000
+"""Broken connections that are named; a process has no more at a time, and each breaks once an outage."""
 RECENT = 2000
 """Deletes that are remembered although Redis confirmed them."""
 
@@ -41,6 +43,8 @@ class Kind(bytes, enum.Enum):
 
     KEY = b"K"
     PATTERN = b"P"
+    CONNECTION = b"C"
+    """Not a key: a broken connection whose commands the server may execute yet, as ``run id:id``."""
     NAMESPACE = b"N"
     """Not dirty by itself: the glob of an alias, which keys may be given up for when there are too many."""
 
@@ -55,7 +59,7 @@ class Entry(NamedTuple):
 _KINDS: dict[bytes, Kind] = {kind.value: kind for kind in Kind}
 _PLAIN = rb"[ -\[\]-~]*"
 _ESCAPE = rb"\\(?:[\\tnr]|x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|U0010[0-9a-f]{4})"
-_LINE = re.compile(rb"^([KPN])(%b(?:%b%b)*)$" % (_PLAIN, _ESCAPE, _PLAIN), re.MULTILINE)
+_LINE = re.compile(rb"^([CKPN])(%b(?:%b%b)*)$" % (_PLAIN, _ESCAPE, _PLAIN), re.MULTILINE)
 
 
 def encode(kind: Kind, text: str) -> bytes:
@@ -66,6 +70,12 @@ def encode(kind: Kind, text: str) -> bytes:
 def decode(data: bytes) -> list[Entry]:
     """Return the entries of whole lines; what is none of ours (a comment, a damaged line) is left out."""
     return [Entry(_KINDS[kind], text.decode("unicode_escape")) for kind, text in _LINE.findall(data)]
+
+
+class Reader(Protocol):
+    """Who looks into a journal before it trusts Redis; ``clear`` is its shortcut around that look."""
+
+    clear: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +136,9 @@ class Journal:
         max_patterns: int = 100,
     ) -> None:
         self.empty = True
+        self.gate = threading.RLock()
+        """Held by whoever distrusts a key, and by whoever works out whether all are trusted."""
+        self.readers: list[Reader] = []
         self._bounds = self._room = (max_keys, max_bytes, max_patterns)
         self._file = file
         self._clock = clock
@@ -139,9 +152,11 @@ class Journal:
         self._namespaces: dict[str, re.Pattern[str]] = {}
         self._size = 0
         self._taken = 0
+        self._connections: dict[str, None] = {}
         self._collapsed: set[str] = set()
         self._began: tuple[float, float] | None = None
         self._file_due: float | None = None
+        self._is_writing = self._has_more_to_write = False
         # Replaced and never changed, because covers() reads them without the lock.
         self._regexes: tuple[re.Pattern[str], ...] = ()
         self._fresh: tuple[re.Pattern[str], ...] = ()
@@ -194,6 +209,12 @@ class Journal:
             self._begin()
             if self._is_full():
                 self._collapse()
+
+    def note_connection(self, text: str) -> None:
+        """Name a broken connection, should keys have to be named as well; ``run id:id``."""
+        with self._lock:
+            if len(self._connections) < MOST_CONNECTIONS:
+                self._connections[text] = None
 
     def absorb(self, entries: Iterable[Entry]) -> None:
         """Take over what another process left; it stays in that one's file and is not written to ours."""
@@ -300,8 +321,10 @@ class Journal:
 
         The sums stay with the parent, or both would send them.
         """
-        self._lock = threading.RLock()
+        self._lock, self.gate = threading.RLock(), threading.RLock()
         self._file_due = None
+        self._is_writing = self._has_more_to_write = False
+        self._connections = {}
         self._deltas = {}
         self._size = sum(map(len, self._names))
         self._set_scopes(self._scopes)
@@ -350,7 +373,7 @@ class Journal:
             # Not those of others: a key that we missed has to be in our own file when that is rewritten.
             if scope.serial > self._taken and not scope.absorbed
         )
-        for name in [name for name in self._deltas if _matches(self._regexes, name)]:
+        for name in [name for name in list(self._deltas) if _matches(self._regexes, name)]:
             del self._deltas[name]
             self._size -= len(name)
 
@@ -385,6 +408,7 @@ class Journal:
         self._size = 0
         self._room = self._bounds
         self._collapsed = set()
+        self._connections = {}
         self._began = None
         self._file_due = None
         self.empty = True
@@ -402,14 +426,17 @@ class Journal:
     def _collapse(self) -> None:
         """Let names and patterns give way to the namespaces that cover them; on disk first."""
         homes: dict[str, re.Pattern[str]] = {}
-        names = {name: serial for name, serial in self._names.items() if not self._has_home(name, homes)}
+        # Copies: a signal handler may use the cache, and so come in here, between any two lines.
+        last, known = self._serial, list(self._names.items())
+        names = {name: serial for name, serial in known if not self._has_home(name, homes)}
         scopes = {text: scope for text, scope in self._scopes.items() if not self._is_within(text, homes)}
-        for name in self._deltas:
+        for name in list(self._deltas):
             self._has_home(name, homes)
         scopes |= {text: _Scope(self._serial, regex, absorbed=False) for text, regex in homes.items()}
         self._collapsed |= homes.keys()
         self._set_scopes(scopes)
         self._rewrite(names)
+        names |= {name: serial for name, serial in list(self._names.items()) if serial > last}
         self._names = names
         self._absorbed.intersection_update(names)
         self._size = sum(map(len, names)) + sum(map(len, self._deltas))
@@ -442,6 +469,20 @@ class Journal:
     # On disk
 
     def _write(self, kind: Kind, texts: Sequence[str], namespace: str) -> None:
+        if self._is_writing:
+            # A signal handler or a finalizer, in the middle of another write: that one sees to it.
+            self._has_more_to_write = True
+            return
+        self._is_writing = True
+        try:
+            self._write_or_collapse(kind, texts, namespace)
+            while self._has_more_to_write:
+                self._has_more_to_write = False
+                self._rewrite()
+        finally:
+            self._is_writing = False
+
+    def _write_or_collapse(self, kind: Kind, texts: Sequence[str], namespace: str) -> None:
         if self._is_full():
             self._collapse()
         elif self._file is None:
@@ -449,7 +490,7 @@ class Journal:
         elif self._file_due is not None:
             if self._clock.monotonic() >= self._file_due:
                 self._rewrite()
-        elif not self._file.append(kind, texts, namespace):
+        elif not self._file.append(kind, texts, namespace, self._connections):
             self._rewrite()  # the file may have been removed, and a new one be all it takes
         elif self._file.size > FILE_ROOM and self._file.lines > 2 * len(self):
             self._rewrite()
@@ -458,9 +499,9 @@ class Journal:
         """Begin a new file with all that is ours; the old one goes when the new one is complete."""
         if self._file is None:
             return
-        own = [name for name in (self._names if names is None else names) if name not in self._absorbed]
-        patterns = [text for text, scope in self._scopes.items() if not scope.absorbed]
-        written = self._file.rewrite(list(self._namespaces), patterns, own)
+        own = [name for name in list(self._names if names is None else names) if name not in self._absorbed]
+        patterns = [text for text, scope in list(self._scopes.items()) if not scope.absorbed]
+        written = self._file.rewrite(list(self._namespaces), patterns, own, self._connections)
         self._file_due = None if written else self._clock.monotonic() + FILE_RETRY
 
 

@@ -44,7 +44,7 @@ class Prober:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._round = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None

@@ -26,7 +26,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -385,14 +385,19 @@ class JournalFile:
         """Entries in the file, with all that are there more than once."""
         return self._log.lines if self._log else 0
 
-    def append(self, kind: Kind, texts: Sequence[str], namespace: str = "") -> bool:
-        """Write entries, and before them their namespace where this file does not have it yet."""
+    def append(
+        self, kind: Kind, texts: Sequence[str], namespace: str = "", connections: Collection[str] = ()
+    ) -> bool:
+        """Write entries, and before them the namespace and connections that this file does not have yet."""
         log = self._own() or self._begin()
         if log is None:
             return False
         data = b"".join([encode(kind, text) for text in texts])
         if namespace and namespace not in log.namespaces:
             data = encode(Kind.NAMESPACE, namespace) + data
+        news = [each for each in connections if each not in log.connections] if connections else []
+        if news:
+            data = b"".join([encode(Kind.CONNECTION, each) for each in news]) + data
         try:
             log.write(data, len(texts))
         except OSError as error:
@@ -401,15 +406,22 @@ class JournalFile:
                 self.remove()
             return False
         log.namespaces.update(texts if kind is Kind.NAMESPACE else (namespace,))
+        log.connections.update(news)
         self._directory.worked()
         return True
 
-    def rewrite(self, namespaces: Sequence[str], patterns: Sequence[str], names: Sequence[str]) -> bool:
+    def rewrite(
+        self,
+        namespaces: Sequence[str],
+        patterns: Sequence[str],
+        names: Sequence[str],
+        connections: Collection[str] = (),
+    ) -> bool:
         """Begin a new file with these entries; the old one goes once the new one is complete."""
         old, self._log = self._own(), None
         if patterns or names:
             parts = ((Kind.NAMESPACE, namespaces), (Kind.PATTERN, patterns), (Kind.KEY, names))
-            if not all(self.append(kind, texts) for kind, texts in parts):
+            if not all(self.append(kind, texts, connections=connections) for kind, texts in parts):
                 self.remove()
                 self._log = old
                 return False
@@ -462,7 +474,10 @@ class JournalFile:
 class _Log:
     """One file on disk that only grows, by whole lines."""
 
-    __slots__ = ("_descriptor", "_head", "_identity", "_torn", "lines", "name", "namespaces", "pid", "size")
+    __slots__ = (
+        *("_descriptor", "_head", "_identity", "_torn"),
+        *("connections", "lines", "name", "namespaces", "pid", "size"),
+    )
 
     def __init__(self, directory: int, name: str, comment: str) -> None:
         self.name = name
@@ -470,6 +485,7 @@ class _Log:
         self.size = 0
         self.lines = 0
         self.namespaces: set[str] = set()
+        self.connections: set[str] = set()
         self._head = comment.encode("unicode_escape") + b"\n"
         self._torn = False
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | _NOFOLLOW

@@ -54,9 +54,12 @@ class Model:
     """By key: the numbers at which somebody tried to count it up."""
     settled_at: int = 0
     """The number at which nothing was pending anywhere."""
+    settled_before: dict[int, int] = field(default_factory=dict)
+    """By number: the last one before it at which nothing was pending; what was counted since may be late."""
 
     def next(self) -> int:
         self.number += 1
+        self.settled_before[self.number] = self.settled_at
         return self.number
 
     def changes(self, process: int, *keys: str) -> int:
@@ -77,7 +80,7 @@ class Model:
             return f"{key!r} is write {write}, replaced by {floor}"
         if write > self.number:
             return f"{key!r} is write {write}, which never was"
-        since = min(write, self.settled_at)
+        since = self.settled_before.get(write, 0)
         most = sum(number > since for number in self.counted[key])
         return f"{key!r} was counted up {extra} times, {most} at most" if extra > most else ""
 

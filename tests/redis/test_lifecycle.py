@@ -72,12 +72,20 @@ class TestOpening:
         assert database.access.timeouts == 5
 
     @pytest.mark.parametrize(
-        "other", ["redis://127.0.0.1:1/1", "redis://user@127.0.0.1:1/0", "redis://:secret@127.0.0.1:1/0"]
+        ("other", "same_keys"),
+        [
+            ("redis://127.0.0.1:1/1", False),
+            ("redis://user@127.0.0.1:1/0", True),
+            ("redis://:secret@127.0.0.1:1/0", True),
+        ],
     )
-    def test_databases_and_users_of_one_server_share_what_is_true_of_it_and_nothing_else(self, other):
+    def test_databases_and_users_of_one_server_share_what_is_true_of_it_and_nothing_else(
+        self, other, same_keys
+    ):
+        """Which keys cannot be trusted is true of the keys, and not of who asks for them."""
         one, two = opened(), opened(other)
         assert one.endpoint is two.endpoint
-        assert one.journal is not two.journal
+        assert (one.journal is two.journal) is same_keys
         assert one.access is not two.access
 
     def test_servers_share_nothing(self):
@@ -277,7 +285,7 @@ class TestFork:
             lifecycle._lock,
             engine_module._lock,
             database._lock,
-            database.failover._lock,
+            database.journal.gate,
             database.endpoint.reach._lock,
             database.endpoint.resolver._lock,
             cache._engine.shared._lock,

@@ -20,6 +20,7 @@ from redis._parsers import _HiredisParser
 
 from redis_infra.cache.fallback import FallbackStore
 from redis_infra.connection.failures import LinkClosed, LinkTimeout, PoolExhausted, classify
+from redis_infra.exceptions import CounterOverflow, StoreUnavailable
 from redis_infra.instrumentation import Counters, reset_log
 from redis_infra.resilience.breaker import CircuitBreaker
 from redis_infra.resilience.failover import READ, Effect, Failover, Kind
@@ -256,7 +257,7 @@ class TestFaults:
             reply("WRONGTYPE Operation against a key holding the wrong kind of value"),
             reply("ERR value is not an integer or out of range"),
             redis_errors.DataError("Invalid input of type: 'dict'."),
-            TypeError("the caller's own"),
+            CounterOverflow("INCR", "k", "a counter holds 64 bits"),
         ],
         ids=lambda value: str(value)[:20],
     )
@@ -345,6 +346,25 @@ class TestFaults:
         site.writes.trip("OOM")
         assert ask(Redis(7), count()) == 7
         assert ask(Redis(None), count()) == "from memory"
+
+    def test_a_command_of_a_raw_client_that_is_denied_changes_nothing_else(self, site, ask):
+        """Who may not FLUSHDB may still store: what lies in memory is of another time."""
+        denied = "NOPERM this user has no permissions to run the 'flushdb' command"
+        ask(Redis(reply(denied)), Effect(Kind.READ, repeatable=False))
+        assert not site.failover.fills_locally
+        assert site.failover.clear
+        ask(Redis(reply(denied.replace("flushdb", "set"))), fill())
+        assert site.failover.fills_locally
+
+    def test_a_store_that_keeps_nothing_has_nothing_to_add_to_what_redis_said(self, site, ask):
+        """ON_OUTAGE = "raise", and Redis is full: deletes and counters work."""
+
+        def refuse(*_args):
+            raise StoreUnavailable("DELETE")
+
+        site.writes.trip("OOM")
+        assert ask(Redis(True), change(), fallback=refuse) is True
+        assert ask(Redis(None), count(), fallback=refuse) is None
 
     def test_a_command_that_is_denied_is_said_once(self, site, ask, caplog):
         denied = reply("NOPERM this user has no permissions to run the 'get' command")
@@ -529,7 +549,20 @@ class TestWhatRedisMissed:
         assert len(redis.calls) == 1
 
 
+class SoftTimeLimitExceeded(Exception):
+    """What celery's signal handler throws into whatever a task is doing."""
+
+
 class TestInterruptions:
+    def test_what_a_signal_handler_throws_into_a_change_is_raised_and_the_change_written_down(
+        self, site, ask
+    ):
+        """It was on its way: Redis may have it or not."""
+        with pytest.raises(SoftTimeLimitExceeded):
+            ask(Redis(SoftTimeLimitExceeded()), change())
+        assert site.journal.covers("site:1:k")
+        assert site.open_circuits == set()
+
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()], ids=repr)
     def test_an_interrupted_caller_is_interrupted_and_its_change_is_written_down(self, site, error):
         """Nobody knows what became of the command."""
@@ -738,11 +771,12 @@ def test_a_forked_child_looks_at_the_hosts_journals_before_anything_else(site):
     site.failover.run(Redis(), from_memory)
 
     def look():
+        site.journal.after_fork()
         site.failover.after_fork()
         site.failover.run(Redis(), from_memory, change())
         return len(site.looks)
 
-    with site.failover._lock:  # as another thread of the parent may have it
+    with site.journal.gate:  # as another thread of the parent may have it
         assert in_child(look) == 2
 
 

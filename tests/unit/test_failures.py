@@ -20,7 +20,7 @@ from redis_infra.connection.failures import (
     classify,
     describe,
 )
-from redis_infra.exceptions import StoreUnavailable
+from redis_infra.exceptions import CounterOverflow, StoreUnavailable
 from redis_infra.resilience.faults import Failure, Fault
 
 UNREACHABLE, TIMEOUT, READONLY = Fault.UNREACHABLE, Fault.TIMEOUT, Fault.READONLY
@@ -126,8 +126,7 @@ BUGS = [
     redis_errors.WatchError("Watched variable changed."),
     redis_errors.LockError("Cannot release an unlocked lock"),
     redis_errors.PubSubError("not subscribed"),
-    TypeError("of the caller"),
-    RuntimeError("Event loop is closed"),
+    CounterOverflow("INCR", "k", "a counter holds 64 bits"),
     RedisUnavailable("GET"),
 ]
 
@@ -170,6 +169,15 @@ def test_what_is_raised_without_a_reply_is_of_a_kind(error, fault):
     failure = classify(error)
     assert failure is not None
     assert failure.fault is fault
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("soft time limit"), KeyError("k"), KeyboardInterrupt()], ids=repr
+)
+def test_what_neither_redis_nor_we_raise_came_from_outside_into_the_middle_of_a_command(error):
+    """From a signal handler, say: whether the command was executed nobody can know."""
+    failure = classify(error)
+    assert (failure.fault, failure.executed) == (Fault.INTERRUPTED, None)
 
 
 @pytest.mark.parametrize("error", BUGS, ids=repr)
