@@ -19,7 +19,16 @@ from typing import Any, AnyStr, Final
 
 from redis_infra.exceptions import SettingsError
 
-__all__ = ["KeyFunction", "Namespace", "digest", "escape", "glob_to_regex", "namespace", "namespace_pattern"]
+__all__ = [
+    "KeyFunction",
+    "Namespace",
+    "digest",
+    "escape",
+    "glob_to_regex",
+    "namespace",
+    "namespace_pattern",
+    "namespace_regex",
+]
 
 KeyFunction = Callable[[str, str, Any], str]
 """Django's ``KEY_FUNCTION``: key, key prefix, version -> the name in Redis."""
@@ -39,6 +48,19 @@ def escape(text: str) -> str:
     Backslashes go before ``* ? [ ] \``; ``^`` and ``-`` mean something only within a class and stay.
     """
     return re.sub(r"[*?\[\]\\]", r"\\\g<0>", text)
+
+
+def namespace_regex(pattern: str) -> re.Pattern[str]:
+    """Return a compiled expression for the names in a namespace, by the ``pattern`` of a :class:`Namespace`.
+
+    More exact than the glob can be: where a version of digits stands it takes digits only, so that the
+    prefix "site" is not taken for "site:2nd". Of any other glob it says what :func:`glob_to_regex` says.
+    """
+    parts = pattern.split(_NUMBER_GLOB)
+    if len(parts) == 1:
+        return glob_to_regex(pattern)
+    sources = [_glob_source(part).removesuffix(r"\Z") for part in parts]
+    return re.compile("-?[0-9]+".join(sources) + r"\Z", re.DOTALL)
 
 
 def glob_to_regex(pattern: AnyStr) -> re.Pattern[AnyStr]:
@@ -116,6 +138,7 @@ def _class_member(char: str) -> str:
 
 
 # Parts of a name's shape. Noncharacters, so in no real name.
+_NUMBER_GLOB: Final = "[-0-9]*"
 _VERSION: Final = "\ufdd0"
 _KEY: Final = "\ufdd1"
 _ANY: Final = "\ufdd2"
@@ -244,7 +267,7 @@ def _common_start(texts: Collection[str]) -> str:
 
 
 def _namespace_of(shape: str, numbers: bool) -> Namespace:
-    globs = {_VERSION: "[-0-9]*" if numbers else "*", _KEY: "*", _ANY: "*"}
+    globs = {_VERSION: _NUMBER_GLOB if numbers else "*", _KEY: "*", _ANY: "*"}
     regexes = {_VERSION: "-?[0-9]+" if numbers else ".*", _KEY: ".*", _ANY: ".*"}
     pattern, names = [], []
     for part in filter(None, _PART.split(shape)):
@@ -254,10 +277,11 @@ def _namespace_of(shape: str, numbers: bool) -> Namespace:
 
 
 def _glue(globs: Iterable[str]) -> str:
-    """Join globs; two stars in a row are one."""
+    """Join globs; two stars in a row are one, but for that of a number: digits and then anything is more."""
     pattern = ""
     for glob in globs:
-        pattern += "" if glob == "*" and pattern[-1:] == "*" and pattern[-2:] != r"\*" else glob
+        is_starred = pattern[-1:] == "*" and pattern[-2:] != r"\*" and not pattern.endswith(_NUMBER_GLOB)
+        pattern += "" if glob == "*" and is_starred else glob
     return pattern
 
 

@@ -747,8 +747,8 @@ def _milliseconds(timeout: Any) -> int | None:
         raise TypeError(f"a cache timeout is seconds or None, not {timeout!r}") from error
     if math.isnan(seconds):
         raise ValueError("a cache timeout of NaN seconds means nothing")
-    if seconds == math.inf:
-        return None
+    if math.isinf(seconds):
+        return None if seconds > 0 else -1
     # Up, so that half a millisecond is not "at once".
     return max(-1, math.ceil(min(seconds * 1000, LONGEST_TTL)))
 

@@ -17,6 +17,7 @@ from redis_infra.connection.bulk import batches, unlink, unlink_matching
 from redis_infra.connection.scripts import INCR_EXISTING, Script, Talk, is_unknown_script
 from redis_infra.connection.wire import pack
 from redis_infra.exceptions import CounterOverflow, RedisInfraError
+from redis_infra.keys import glob_to_regex
 from redis_infra.resilience.failover import Effect, Home, Kind
 
 __all__ = [
@@ -75,6 +76,7 @@ class Plan(Effect):
         delta: int = 0,
         stores: bool = False,
         repeatable: bool = True,
+        relative: bool = False,
     ) -> None:
         # Not super().__init__: a call less on the hot path.
         self.kind = kind
@@ -84,6 +86,7 @@ class Plan(Effect):
         self.delta = delta
         self.stores = stores
         self.repeatable = repeatable
+        self.relative = relative
         self.local = local
         self.packed = packed
         self.read = read
@@ -207,14 +210,21 @@ def touch(name: str, home: Home, ttl: int | None) -> Plan:
     """Answer: whether the key was there. A ``ttl`` of 0 or less removes it."""
     local: Local = methodcaller("touch", name, _seconds(ttl))
     if ttl is None:
-        return _scripted(PERSIST, (name,), (), Plan(Kind.CHANGE, (name,), home, local))
-    return Plan(Kind.CHANGE, (name,), home, local, packed=pack("PEXPIRE", name, max(ttl, 0)))
+        return _scripted(PERSIST, (name,), (), Plan(Kind.CHANGE, (name,), home, local, relative=True))
+    packed = pack("PEXPIRE", name, max(ttl, 0))
+    return Plan(Kind.CHANGE, (name,), home, local, packed=packed, relative=ttl > 0)
 
 
 def rename(old: str, new: str, home: Home) -> Plan:
     """Answer: whether there was something to move. It keeps its time to live."""
     plan = Plan(
-        Kind.CHANGE, (old, new), home, methodcaller("rename", old, new), stores=True, repeatable=False
+        Kind.CHANGE,
+        (old, new),
+        home,
+        methodcaller("rename", old, new),
+        stores=True,
+        repeatable=False,
+        relative=True,
     )
     return _scripted(RENAME, (old, new), (), plan)
 
@@ -239,7 +249,7 @@ def replace(name: str, home: Home, old: bytes, new: bytes, *, create: bool) -> P
         store.update(name, exchange)
         return was_old
 
-    plan = Plan(Kind.CHANGE, (name,), home, local, stores=True, repeatable=False)
+    plan = Plan(Kind.CHANGE, (name,), home, local, stores=True, repeatable=False, relative=True)
     return _scripted(REPLACE, (name,), (old, new), plan)
 
 
@@ -303,7 +313,8 @@ def clear(
 
     def local(store: FallbackStore) -> int:
         # Redis may have failed halfway: what was taken from here by then counts all the same.
-        return len(taken) + int(store.delete_matching(pattern))
+        matches = glob_to_regex(pattern).match
+        return len(taken) + store.delete_where(lambda name: matches(name) and (only is None or only(name)))
 
     return Plan(Kind.CHANGE, (), home, local, talk=talk, pattern=pattern)
 

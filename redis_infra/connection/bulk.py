@@ -41,7 +41,7 @@ def unlink_matching(
     *,
     count: int = BATCH,
     seen: set[str] | None = None,
-    only: Callable[[str], bool] | None = None,
+    only: Callable[[str], object] | None = None,
 ) -> Talk:
     """Remove all keys that match the glob; returns how many. Other keys are only looked at.
 

@@ -28,7 +28,7 @@ class Connections:
         self.options = options
         self.pool = LinkPool(options, resolver, witness=witness)
         self.patient_pool = LinkPool(options, resolver, witness=witness, patient=True)
-        self.streams = StreamPools(options, witness)
+        self.streams = StreamPools(options, resolver, witness)
         self.call = self.pool.call
         """Send one packed command and return its reply; an error reply is raised."""
 

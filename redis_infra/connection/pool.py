@@ -9,6 +9,7 @@ takes no lock.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from os import getpid
 from time import monotonic
@@ -77,9 +78,10 @@ class LinkPool(ConnectionPool):
     def after_fork(self) -> None:
         """Forget every link without touching its socket: it is the parent's."""
         self.pid = getpid()
-        self._inherited: set[Any] = getattr(self, "_all", set())
+        self._inherited: set[Any] = set(getattr(self, "_all", ()))
         self.idle: deque[TcpLink | TlsLink | UnixLink] = deque()
-        self._all: set[TcpLink | TlsLink | UnixLink] = set()
+        # Weakly: a link that an exception from a signal handler let fall, between two lines, is not in use.
+        self._all: weakref.WeakSet[TcpLink | TlsLink | UnixLink] = weakref.WeakSet()
         self._room = threading.Condition()
         self._opening = 0
         self._waiting = 0

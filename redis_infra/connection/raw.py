@@ -70,6 +70,10 @@ class GuardedRedis(redis.Redis):
         """``primary()`` through the failover, with an error instead of a fallback."""
         return self.database.failover.run(primary, partial(self._refuse, command), _UNREPEATABLE)
 
+    def client(self) -> GuardedRedis:
+        """A client of the same kind that keeps one connection to itself."""
+        return GuardedRedis(self.database, self.connections, single_connection_client=True)
+
     def require(self, command: str = "") -> None:
         """Raise unless Redis may be asked now."""
         failover = self.database.failover

@@ -25,6 +25,7 @@ from redis_infra.connection.failures import classify, describe
 from redis_infra.connection.links import Link, open_link
 from redis_infra.connection.scripts import INCR_EXISTING, Talk
 from redis_infra.connection.wire import pack
+from redis_infra.keys import namespace_regex
 from redis_infra.resilience.breaker import CircuitBreaker, State
 from redis_infra.resilience.faults import Failure, Fault
 from redis_infra.resilience.journal import Kind
@@ -256,8 +257,13 @@ def _recover(database: Database, link: Link, *, everything: bool, may_sleep: boo
     if not everything and writes_are_refused and batch.serial == database.unlinked:
         # Nothing is new since the last time these were unlinked.
         return
-    killed = _kill_old_connections(database, link, everything=everything)
-    suspects = _suspects(database, link) if everything else ()
+    is_new_run = _meet(database, link)
+    killed = _kill_old_connections(database, link, everything=everything, is_new_run=is_new_run)
+    # A replica that lagged, or a snapshot from before, brings back what was deleted in the last seconds.
+    # Where the run is the same the server itself had confirmed it: unlinking again might take away a lock
+    # that somebody else has got meanwhile.
+    is_same_run = bool(link.facts.run_id) and not is_new_run
+    suspects = database.failover.recent_deletes if everything and not is_same_run else ()
     drained = _converse(link, _replay(batch, suspects))
     if not killed:
         # ACL forbids CLIENT KILL: give what lies in the old sockets time to be executed, then drain again.
@@ -298,15 +304,19 @@ def _forget(database: Database, batch: Batch, adopted: Iterable[ForeignJournal])
         failover.local.delete(*[name for name in batch.names if not journal.covers(name)])
 
 
-def _kill_old_connections(database: Database, link: Link, *, everything: bool) -> bool:
+def _kill_old_connections(database: Database, link: Link, *, everything: bool, is_new_run: bool) -> bool:
     """Let the server drop our broken connections, and all of them after an outage.
 
     Returns whether no late write can come any more.
     """
+    if is_new_run:
+        # They ended with the server; their numbers are somebody else's by now.
+        database.dead_ids.clear()
     broken = database.dead_ids | _ids_of_others(database, link)
     dead = set(broken)
     if everything:
-        dead |= set(database.connection_ids())
+        if not is_new_run:
+            dead |= set(database.connection_ids())
         database.renew()
     dead.discard(link.facts.connection_id or 0)
     if link.facts.connection_id is None:
@@ -332,24 +342,19 @@ def _ids_of_others(database: Database, link: Link) -> set[int]:
     return {int(number) for run, _, number in named if run == link.facts.run_id and number.isdigit()}
 
 
-def _suspects(database: Database, link: Link) -> tuple[str, ...]:
-    """Keys deleted in the last seconds before the outage, if it is not the same server any more.
-
-    A replica that lagged, or a snapshot from before, brings them back. Where the
-    run id is the same the server itself had confirmed them: unlinking again
-    might take away a lock that somebody else has got meanwhile.
-    """
-    now_id = link.facts.run_id
-    same = bool(now_id) and now_id == database.run_id
-    database.run_id = now_id or database.run_id
-    return () if same else database.failover.recent_deletes
+def _meet(database: Database, link: Link) -> bool:
+    """Whether this is certainly another run of the server than the one that was known; it is known now."""
+    before, now = database.run_id, link.facts.run_id
+    database.run_id = now or before
+    return bool(before and now) and before != now
 
 
 def _replay(batch: Batch, suspects: tuple[str, ...]) -> Talk:
     """What Redis missed, as a conversation; returns how many keys were removed."""
     removed = yield from unlink([name for name in (*batch.names, *suspects) if _can_be_sent(name)])
     for pattern in filter(_can_be_sent, batch.patterns):
-        removed += yield from unlink_matching(pattern)
+        only = namespace_regex(pattern).match if pattern in batch.namespaces else None
+        removed += yield from unlink_matching(pattern, only=only)
     return removed
 
 

@@ -71,6 +71,12 @@ class Resolver:
             raise OSError(*lookup.error.args)
         return lookup.addresses
 
+    def known(self, host: str, port: int) -> list[Address] | None:
+        """What :meth:`resolve` would return at once; None where it would have to wait for it."""
+        if not _is_literal(host) and (host, port) not in self._known:
+            return None
+        return self.resolve(host, port, wait=0.0)
+
     def forget(self, host: str, port: int) -> None:
         """Ask anew at the next connection: what was known did not work."""
         known = self._known.get((host, port))
@@ -100,6 +106,8 @@ class Resolver:
             self._known[name] = (self._clock.monotonic(), lookup.addresses)
         except OSError as error:
             lookup.error = error
+        except UnicodeError as error:  # a label of more than 63 characters
+            lookup.error = OSError(f"{name[0]!r} cannot be a host name: {error}")
         finally:
             with self._lock:
                 self._under_way.pop(name, None)

@@ -20,7 +20,8 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -36,6 +37,7 @@ from redis_infra.connection.handshake import (
 from redis_infra.connection.links import BYTES_PER_SECOND, INCOMPLETE, reply_reader
 from redis_infra.connection.options import ConnectionOptions
 from redis_infra.connection.pool import LinkWitness
+from redis_infra.connection.resolver import Address, Resolver
 
 __all__ = ["Stream", "StreamPool", "StreamPools"]
 
@@ -212,9 +214,11 @@ class StreamPool:
         self,
         options: ConnectionOptions,
         loop: asyncio.AbstractEventLoop,
+        resolver: Resolver,
         witness: LinkWitness,
     ) -> None:
         self.options = options
+        self._resolver = resolver
         self.loop = loop
         self.generation = 0
         self.most = min(MOST_STREAMS, options.max_connections)
@@ -357,16 +361,45 @@ class StreamPool:
                 loop.create_unix_connection(made, options.path), context=contextvars.Context()
             )
         else:
-            dial = loop.create_task(
-                loop.create_connection(made, options.host, options.port, ssl=_tls_context(options)),
-                context=contextvars.Context(),
-            )
+            dial = loop.create_task(self._dial_host(made), context=contextvars.Context())
         transport, stream = await self._in_time(dial)
         assert isinstance(stream, Stream)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return stream
+
+    async def _dial_host(self, made: Callable[[], Stream]) -> tuple[asyncio.BaseTransport, Stream]:
+        """Connect to the first address that takes it; asyncio alone would look the name up for each loop.
+
+        Raises:
+            OSError: none does, or there is none.
+        """
+        options, context = self.options, _tls_context(self.options)
+        failed: OSError | None = None
+        for family, _, proto, address in await self._addresses():
+            try:
+                return await self.loop.create_connection(
+                    made,
+                    str(address[0]),
+                    int(address[1]),
+                    family=family,
+                    proto=proto,
+                    ssl=context,
+                    server_hostname=options.host if context else None,
+                )
+            except OSError as error:
+                failed = error
+        self._resolver.forget(options.host, options.port)
+        raise failed or OSError(f"no address for {options.host}")
+
+    async def _addresses(self) -> list[Address]:
+        host, port = self.options.host, self.options.port
+        known = self._resolver.known(host, port)
+        if known is not None:
+            return known
+        ask = partial(self._resolver.resolve, host, port, wait=self.options.connect_timeout)
+        return await self.loop.run_in_executor(None, ask)
 
     async def _in_time(self, dial: asyncio.Task[Any]) -> Any:
         """The task's result within CONNECT_TIMEOUT; a loop that was held up gets a second look."""
@@ -442,8 +475,9 @@ class StreamPool:
 class StreamPools:
     """The stream pools of one database, one for each running event loop of the process."""
 
-    def __init__(self, options: ConnectionOptions, witness: LinkWitness) -> None:
+    def __init__(self, options: ConnectionOptions, resolver: Resolver, witness: LinkWitness) -> None:
         self.options = options
+        self._resolver = resolver
         self._witness = witness
         self._pools: dict[asyncio.AbstractEventLoop, StreamPool] = {}
         self._lock = threading.RLock()
@@ -465,7 +499,7 @@ class StreamPools:
         with self._lock:
             for dead in [known for known in self._pools if known.is_closed()]:
                 self._pools.pop(dead).bury()
-            return self._pools.setdefault(loop, StreamPool(self.options, loop, self._witness))
+            return self._pools.setdefault(loop, StreamPool(self.options, loop, self._resolver, self._witness))
 
     def renew(self) -> None:
         """Use none of today's streams again. Safe from any thread: they are closed in their loops."""

@@ -8,6 +8,7 @@ raises for what it finds, and no text holds a password.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -262,18 +263,23 @@ def _facts(engine: RedisEngine) -> dict[str, Any]:
     }
 
 
+def _number(value: object) -> float:
+    """A number from a file that anything may have been written to."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else 0
+
+
 def _workers(engine: RedisEngine) -> tuple[Worker, ...]:
     mine = engine.options.database
     return tuple(
         Worker(
-            pid=int(each.get("pid", 0)),
+            pid=int(_number(each.get("pid"))),
             alive=bool(each.get("alive")),
             process=str(each.get("process", "")),
             state=str(each.get("state", "")),
             cause=str(each.get("cause", "")),
-            since=each.get("since"),
-            pending=int(each.get("pending") or 0),
-            fallback_ops=int(each.get("fallback_ops") or 0),
+            since=_number(each.get("since")) or None,
+            pending=int(_number(each.get("pending"))),
+            fallback_ops=int(_number(each.get("fallback_ops"))),
         )
         for each in engine.database.state_dir.statuses()
         if each.get("name") == mine

@@ -53,11 +53,13 @@ class Effect:
     """What one call touches, so that its loss can be put right.
 
     ``stores`` marks calls that need memory on the server; ``repeatable`` those
-    that may be sent twice. ``home`` knows the glob of all keys of the alias,
+    that may be sent twice; ``relative`` those whose outcome depends on what is
+    there, so that they are not sent about keys that Redis is not trusted with,
+    and leave nothing stale when they are refused. ``home`` knows the glob of all keys of the alias,
     and is asked for it only when something is lost.
     """
 
-    __slots__ = ("delta", "home", "kind", "names", "pattern", "repeatable", "stores")
+    __slots__ = ("delta", "home", "kind", "names", "pattern", "relative", "repeatable", "stores")
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Effect:
         delta: int = 0,
         stores: bool = False,
         repeatable: bool = True,
+        relative: bool = False,
     ) -> None:
         self.kind = kind
         self.names = names
@@ -77,6 +80,7 @@ class Effect:
         self.delta = delta
         self.stores = stores
         self.repeatable = repeatable
+        self.relative = relative
 
     @property
     def namespace(self) -> str:
@@ -323,7 +327,7 @@ class Failover:
             return _Route.ASK
         if not self.untrusted(effect.names):
             return _ROUTE_WHILE_FILLING.get(effect.kind, _Route.ASK) if self.fills_locally else _Route.ASK
-        return _Route.BOTH if effect.kind is Kind.CHANGE else _Route.LOCAL
+        return _Route.BOTH if effect.kind is Kind.CHANGE and not effect.relative else _Route.LOCAL
 
     @property
     def fills_locally(self) -> bool:
@@ -349,10 +353,19 @@ class Failover:
             self._renew()
             return _Verdict.REPEAT
         self._react(failure, effect, epoch)
-        self._lost(effect, executed=failure.executed, asked=True)
+        if failure.fault is not Fault.DENIED or not self._is_as_before(effect):
+            self._lost(effect, executed=failure.executed, asked=True)
         if failure.fault is Fault.TIMEOUT and effect.kind in (Kind.FILL, Kind.COUNT):
             self._answered_here.update(effect.names)
         return _Verdict.RAISE if failure.fault is Fault.INTERRUPTED else _Verdict.ANSWER
+
+    def _is_as_before(self, effect: Effect) -> bool:
+        """Whether nothing in Redis is stale after a refusal: then nothing is to be drained or replayed.
+
+        A pattern that may not be scanned for cannot be drained either: all would be answered from here,
+        for ever.
+        """
+        return effect.relative or effect.kind is Kind.COUNT or effect.pattern is not None
 
     def _may_repeat(self, failure: Failure, effect: Effect) -> bool:
         """One more try, at once and on a fresh connection, never of what may have counted already."""

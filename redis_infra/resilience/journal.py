@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
-from redis_infra.keys import glob_to_regex
+from redis_infra.keys import glob_to_regex, namespace_regex
 
 if TYPE_CHECKING:
     from redis_infra.resilience.statedir import JournalFile
@@ -88,6 +88,8 @@ class Batch:
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
+    namespaces: frozenset[str] = frozenset()
+    """Those of the patterns that are an alias' namespace, and mean no more than its names."""
     deltas: Mapping[str, int] = field(default_factory=dict)
     serial: int = 0
 
@@ -156,7 +158,8 @@ class Journal:
         self._collapsed: set[str] = set()
         self._began: tuple[float, float] | None = None
         self._file_due: float | None = None
-        self._is_writing = self._has_more_to_write = False
+        self._is_writing = False
+        self._to_write: deque[tuple[Kind, Sequence[str], str]] = deque()
         # Replaced and never changed, because covers() reads them without the lock.
         self._regexes: tuple[re.Pattern[str], ...] = ()
         self._fresh: tuple[re.Pattern[str], ...] = ()
@@ -186,7 +189,7 @@ class Journal:
         with self._lock:
             self._serial += 1
             self._know(namespace)
-            self._cover({pattern: glob_to_regex(pattern)})
+            self._cover({pattern: self._regex_of(pattern)})
             self._begin()
             self._write(Kind.PATTERN, (pattern,), namespace)
 
@@ -230,7 +233,7 @@ class Journal:
             news = [name for name in texts[Kind.KEY] if name not in self._names]
             self._mark(texts[Kind.KEY])
             self._absorbed.update(name for name in news if name in self._names)
-            self._cover({text: glob_to_regex(text) for text in texts[Kind.PATTERN]}, absorbed=True)
+            self._cover({text: self._regex_of(text) for text in texts[Kind.PATTERN]}, absorbed=True)
             self._begin()
             if self._is_full():
                 self._collapse()
@@ -282,6 +285,7 @@ class Journal:
             return Batch(
                 names=tuple(self._names),
                 patterns=tuple(self._scopes),
+                namespaces=frozenset(self._scopes.keys() & self._namespaces.keys()),
                 deltas={name: delta.amount for name, delta in self._deltas.items()},
                 serial=self._serial,
             )
@@ -323,7 +327,8 @@ class Journal:
         """
         self._lock, self.gate = threading.RLock(), threading.RLock()
         self._file_due = None
-        self._is_writing = self._has_more_to_write = False
+        self._is_writing = False
+        self._to_write.clear()
         self._connections = {}
         self._deltas = {}
         self._size = sum(map(len, self._names))
@@ -342,7 +347,11 @@ class Journal:
 
     def _know(self, namespace: str) -> None:
         if namespace and namespace not in self._namespaces:
-            self._namespaces[namespace] = glob_to_regex(namespace)
+            self._namespaces[namespace] = namespace_regex(namespace)
+
+    def _regex_of(self, pattern: str) -> re.Pattern[str]:
+        """What a pattern covers; that of an alias, no other's names."""
+        return self._namespaces.get(pattern) or glob_to_regex(pattern)
 
     def _mark(self, names: Sequence[str]) -> None:
         known, fresh, deltas = self._names, self._fresh, self._deltas
@@ -469,16 +478,13 @@ class Journal:
     # On disk
 
     def _write(self, kind: Kind, texts: Sequence[str], namespace: str) -> None:
+        self._to_write.append((kind, texts, namespace))
         if self._is_writing:
-            # A signal handler or a finalizer, in the middle of another write: that one sees to it.
-            self._has_more_to_write = True
-            return
+            return  # a signal handler or a finalizer, in the middle of another write: that one sees to it
         self._is_writing = True
         try:
-            self._write_or_collapse(kind, texts, namespace)
-            while self._has_more_to_write:
-                self._has_more_to_write = False
-                self._rewrite()
+            while self._to_write:
+                self._write_or_collapse(*self._to_write.popleft())
         finally:
             self._is_writing = False
 

@@ -23,6 +23,8 @@ __all__ = ["SingleFlight"]
 
 T = TypeVar("T")
 
+LOOK_AT_LOOP: Final = 1.0
+"""Seconds between two looks of a task at the loop of the one that computes: it may be closed."""
 PATIENCE: Final = 2.0
 """Seconds for which a thread waits for a task before it computes by itself."""
 
@@ -89,6 +91,8 @@ class SingleFlight:
                 outcome = await place.outcome()
             finally:
                 self._leave(place)
+            if outcome is None:
+                return await compute()
             if outcome.is_final:
                 return outcome.get()  # type: ignore[no-any-return]
 
@@ -115,7 +119,7 @@ class SingleFlight:
             self.after_fork()
         with self._lock:
             flight = self._flights.get(key)
-            if flight is None:
+            if flight is None or (flight.loop is not None and flight.loop.is_closed()):
                 flight = self._flights[key] = _Flight(is_async=wait_type is _TaskWait)
                 return flight
             held_up = self._held_up(is_blocking=wait_type is _ThreadWait)
@@ -176,13 +180,21 @@ class _Outcome:
 _HANDED_OVER: Final = _Outcome(is_final=False)
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a coroutine that is driven by hand
+        return None
+
+
 class _Flight:
     """One computation under way. It never holds the outcome, which goes to those who wait for it."""
 
-    __slots__ = ("has_landed", "is_async", "thread", "waiters", "waits_for")
+    __slots__ = ("has_landed", "is_async", "loop", "thread", "waiters", "waits_for")
 
     def __init__(self, *, is_async: bool) -> None:
         self.is_async = is_async
+        self.loop = _running_loop() if is_async else None
         self.thread = threading.get_ident()
         self.has_landed = False
         self.waiters: list[_Wait] = []
@@ -283,7 +295,13 @@ class _TaskWait(_Wait):
         if not self._future.done():  # cancelled
             self._future.set_result(outcome)
 
-    async def outcome(self) -> _Outcome:
+    async def outcome(self) -> _Outcome | None:
+        """Wait for it; None if the loop in which it was to be computed is closed."""
+        loop = self.flight.loop
+        while loop is not None and loop is not self._loop and not self._future.done():
+            await asyncio.wait({self._future}, timeout=LOOK_AT_LOOP)
+            if loop.is_closed() and not self._future.done():
+                return None
         return await self._future
 
 

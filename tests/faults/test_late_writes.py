@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from redis_infra.connection.plainsocket import PlainConnection
 from redis_infra.testing import RedisServer
+from tests.faults.holding import HoldingProxy
 from tests.faults.site import MARGIN, wait_until
 
 CONNECTIONS = 50
@@ -88,12 +90,56 @@ def expect_nothing_late(server: RedisServer, cache: Any) -> None:
         assert what_is_there(server) == 0
 
 
-def test_the_server_would_execute_them(server: RedisServer, cache: Any) -> None:
-    """The trap is there: without a delete, they come."""
-    server.freeze()
-    set_all(cache)
-    server.thaw()
-    wait_until(lambda: what_is_there(server) > 0 or not cache.is_degraded, 5 * MARGIN)
+@pytest.fixture
+def holding(own_redis: Any) -> Iterator[HoldingProxy]:
+    """A proxy that delivers late, in front of a server of this test."""
+    with HoldingProxy(own_redis()._socket_path) as proxy:
+        yield proxy
+
+
+VALUES = {"a command": 10, "a batch": 100, "a batch that was cut short": 40_000}
+"""Bytes of each of a thousand values; forty megabytes do not fit into the buffers on the way."""
+
+
+@pytest.mark.parametrize("size", VALUES.values(), ids=VALUES)
+def test_what_a_proxy_delivers_after_the_drain_finds_its_connection_closed(
+    holding: HoldingProxy, make_cache: Any, size: int
+) -> None:
+    """No luck is in it: it comes when all has been put right, and the server would execute it."""
+    cache = make_cache(holding.url, KEY_PREFIX="p")
+    names = [f"k{number}" for number in range(1000 if size > 10 else 1)]
+    cache.set("warm", 1)
+    holding.hold()
+    assert cache.set_many(dict.fromkeys(names, "x" * size)) == []
+    cache.delete_many(names)
+    wait_until(lambda: cache.get("x") is None and cache.status()["pending"] == 0, 5 * MARGIN)
+    holding.deliver()
+    expect_none(cache, names)
+
+
+def test_nor_does_what_a_dead_process_had_sent(
+    holding: HoldingProxy, make_site: Any, make_cache: Any
+) -> None:
+    """Who drains its journal has its connections killed: nobody else can."""
+    site = make_site(holding.url, KEY_PREFIX="p")
+    dies = site.process()
+    names = [f"k{number}" for number in range(300)]
+    dies.set("warm", 1)
+    holding.hold()
+    dies.set_many(dict.fromkeys(names, "x" * 100))
+    dies.delete_many(names)
+    dies.kill()
+    cache = make_cache(holding.url, KEY_PREFIX="p", STATE_DIR=site.state_dir)
+    wait_until(lambda: cache.get("x") is None and cache.status()["pending"] == 0, 5 * MARGIN)
+    holding.deliver()
+    expect_none(cache, names)
+
+
+def expect_none(cache: Any, names: list[str]) -> None:
+    """Look for as long as what was delivered may take to be executed."""
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        assert cache.get_many(names) == {}
 
 
 def test_sets_that_timed_out_and_were_deleted_do_not_come_late(server: RedisServer, cache: Any) -> None:

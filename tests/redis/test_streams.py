@@ -20,6 +20,7 @@ from redis import exceptions as redis_errors
 from redis_infra.connection import streams as streams_module
 from redis_infra.connection.failures import LinkClosed, LinkTimeout, PoolExhausted, classify
 from redis_infra.connection.options import ConnectionOptions
+from redis_infra.connection.resolver import Resolver
 from redis_infra.connection.streams import MOST_STREAMS, StreamPools
 from redis_infra.connection.wire import pack
 from redis_infra.resilience.faults import Fault
@@ -71,7 +72,8 @@ def make_pools():
     made = []
 
     def make(url, **options):
-        made.append(StreamPools(ConnectionOptions.from_url(url, **{**UNHURRIED, **options}), Witness()))
+        said = ConnectionOptions.from_url(url, **{**UNHURRIED, **options})
+        made.append(StreamPools(said, Resolver(), Witness()))
         return made[-1]
 
     yield make

@@ -371,7 +371,7 @@ def test_too_many_sums_give_way_to_a_namespace_that_is_known():
     assert (journal.take().deltas, journal.take().patterns) == ({}, (NAMESPACE,))
 
 
-@pytest.mark.parametrize("namespace", [NAMESPACE, r"my\[site\]:[-0-9]*"])
+@pytest.mark.parametrize("namespace", [NAMESPACE, r"my\[site\]:[-0-9]**"])
 def test_too_many_patterns_give_way_to_their_namespace(namespace):
     journal = Journal(1000, 10**6, max_patterns=10)
     prefix = namespace.partition("[-")[0].partition("[0")[0]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_infra.exceptions import SettingsError
-from redis_infra.keys import digest, escape, glob_to_regex, namespace, namespace_pattern
+from redis_infra.keys import digest, escape, glob_to_regex, namespace, namespace_pattern, namespace_regex
 
 
 def matches(pattern, name):
@@ -359,3 +359,34 @@ def test_a_name_in_two_namespaces_is_one_that_both_aliases_can_make(prefix, othe
         rest = name.removeprefix(f"{prefix}:")
         version, _, own_key = rest.partition(":")
         assert default_key_func(own_key, prefix, int(version)) == name
+
+
+@pytest.mark.parametrize(
+    ("function", "prefix"),
+    [
+        (lambda key, prefix, version: f"{prefix}:{version}:{key}", "site"),
+        (lambda key, prefix, version: f"{prefix}:{version}:{key}", "a*[b]"),
+        (lambda key, prefix, version: f"{prefix}-{version}{key}", "site"),
+        (lambda key, prefix, version: f"{version}:{prefix}:{digest(key)}", "site"),
+        (lambda key, prefix, version: f"{prefix}:{key}", "site"),
+    ],
+)
+@pytest.mark.parametrize("version", [1, "blue"])
+def test_the_expression_of_a_namespace_leaves_out_none_of_its_names(function, prefix, version):
+    """Whatever it left out would not be drained, and so be served when it is out of date."""
+    pattern = namespace(function, prefix, version).pattern
+    regex = namespace_regex(pattern)
+    versions = [1, -20, 3] if version == 1 else ["blue", "v2"]
+    for made in (function(key, prefix, each) for key in ("k", "1:x", "a b\nc") for each in versions):
+        assert regex.match(made)
+        assert glob_to_regex(pattern).match(made)
+
+
+def test_it_tells_a_version_from_a_longer_prefix():
+    pattern = namespace(lambda key, prefix, version: f"{prefix}:{version}:{key}", "site", 1).pattern
+    assert glob_to_regex(pattern).match("site:2nd:1:k")
+    assert not namespace_regex(pattern).match("site:2nd:1:k")
+
+
+def test_of_an_ordinary_glob_it_says_what_the_glob_says():
+    assert namespace_regex("a?[bc]*").pattern == glob_to_regex("a?[bc]*").pattern
