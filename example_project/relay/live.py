@@ -139,7 +139,7 @@ def detail(now: Status) -> str:
         case "memory":
             return "The same site, the same cache API, in this process alone."
     running = demo.current()
-    if running and running.backing.power == "running":
+    if running and running.backing.owned and running.backing.power == "running":
         return "It runs again. This process asks it now and then, and trusts it when it has answered."
     seconds = max(0, time.time() - (now["since"] or time.time()))
     return f"For {seconds:.0f} s: {_words(now['cause'])}. This process answers until it is back."

@@ -58,9 +58,7 @@ class OnFaulty:
     """A cache, and others over the same data, on the server with the fault."""
 
     @pytest.fixture
-    def make_cache(
-        self, alias_on: Callable[..., Any], faulty: Faulty, monkeypatch: pytest.MonkeyPatch
-    ) -> Iterator[Callable[..., Any]]:
+    def make_cache(self, alias_on: Callable[..., Any], faulty: Faulty) -> Iterator[Callable[..., Any]]:
         # With the waits of the defaults: it probes as seldom as it would in a site.
         options = {"BREAKER": {}, "STATE_DIR": faulty.state_dir}
         made: list[Any] = []
@@ -70,7 +68,6 @@ class OnFaulty:
             return made[-1]
 
         yield make
-        monkeypatch.undo()
         for each in made:
             each.clear()
 

@@ -68,6 +68,8 @@ class Demo:
     url: str
     password: str
     process: subprocess.Popen[str]
+    said: str
+    """What it printed before it served."""
 
     def visitor(self) -> Visitor:
         """A visitor who has not signed in, but has the cookie that forms need."""
@@ -98,7 +100,7 @@ def serving(**env: str | None) -> Iterator[Demo]:
         said = _read_until(process.stdout, "Ctrl-C")
         found = re.search(r"(http://\S+:\d+)/.*sign in as demo with (\S+)", said, re.DOTALL)
         assert found, f"{said}\n{process.communicate()[1]}"
-        yield Demo(url=found[1], password=found[2], process=process)
+        yield Demo(url=found[1], password=found[2], process=process, said=said)
     finally:
         process.terminate()
         process.communicate(timeout=LIMIT)

@@ -70,6 +70,7 @@ def test_check_takes_a_named_server_away_by_a_proxy(manage: Manage) -> None:
 
 def test_demo_starts_its_own_server_where_the_named_one_does_not_answer() -> None:
     with serving(REDIS_URL="redis://127.0.0.1:1/0") as demo:
+        assert "redis://127.0.0.1:1/0 is not used: ConnectionError: " in demo.said
         assert "embedded" in Visitor(demo.url).get("/playground/state.json").json()["title"]
 
 

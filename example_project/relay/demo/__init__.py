@@ -21,6 +21,8 @@ class Backing(Protocol):
     """What runs and where, for people: "valkey 9.1.2 (embedded, unix socket)"."""
     url: str | None
     """What to point the cache at; None where the environment points it there already."""
+    note: str
+    """What else should be said: that the server which the environment names does not answer."""
     owned: bool
     """Whether the demo started it, so that visitors may stop it."""
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from example_project.relay.demo import Backing
 from redis_infra.conf import Source, find_source, redact_url
+from redis_infra.connection.failures import describe
 from redis_infra.exceptions import MissingExtra
 from redis_infra.testing import RedisServer, TcpProxy
 
@@ -25,6 +26,7 @@ class Embedded:
     """A server that the demo starts from a binary on this machine, and may treat as it likes."""
 
     owned = True
+    note = ""
 
     def __init__(self) -> None:
         # What it holds must survive being killed: an empty server has nothing stale to serve. What the
@@ -76,6 +78,7 @@ class Named:
     """
 
     owned = False
+    note = ""
 
     def __init__(self, url: str, title: str, *, proxied: bool) -> None:
         self.url: str | None = None
@@ -121,6 +124,7 @@ class Nowhere:
     url: str | None = "memory://"
     owned = False
     power = "none"
+    note = ""
 
     def __init__(self, why: str, remedy: str = "") -> None:
         self.title = f"in memory: {why}"
@@ -146,19 +150,26 @@ def choose(*, proxied: bool, environ: Mapping[str, str] = os.environ) -> Backing
     source = find_source("", environ=environ)
     if source.url.startswith("memory:") and source.rule != "nothing":
         return Nowhere(source.reason)
-    title = _title_at(source)
+    title, why_not = _title_at(source)
     if title:
         return Named(source.url, title, proxied=proxied)
+    backing = _own()
+    if why_not:
+        backing.note = f"{redact_url(source.url)} is not used: {why_not}"
+    return backing
+
+
+def _own() -> Embedded | Nowhere:
     try:
         return Embedded()
     except MissingExtra as error:
         return Nowhere("no Redis server was found", str(error))
 
 
-def _title_at(source: Source) -> str | None:
-    """Return what answers at a source ("redis 7.0.15"), None if nobody does."""
+def _title_at(source: Source) -> tuple[str, str]:
+    """Return what answers at a source ("redis 7.0.15") and "", or "" and why nobody does."""
     if source.url.startswith("memory:"):
-        return None
+        return "", ""
     import redis
 
     # redis-py knows the schemes of valkey by their first names only.
@@ -167,9 +178,9 @@ def _title_at(source: Source) -> str | None:
         with redis.Redis.from_url(
             url, socket_timeout=ASK_TIMEOUT, socket_connect_timeout=ASK_TIMEOUT, decode_responses=True
         ) as client:
-            return _name_of(client.info("server"))
-    except (redis.RedisError, ValueError, OSError):
-        return None
+            return _name_of(client.info("server")), ""
+    except (redis.RedisError, ValueError, OSError) as error:
+        return "", describe(error)
 
 
 def _name_in(info: str | bytes) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from typing import Any
 
@@ -15,6 +17,8 @@ from redis_infra.observability.health import AliasHealth, Finding, HealthReport,
 
 POLL = 0.25
 """Seconds between two looks with ``--wait``."""
+INTERRUPTED = 130
+"""Exit code of a command that was ended by Ctrl-C, as shells have it."""
 MARKS = {"pass": "ok", "warn": "!!", "fail": "XX"}
 
 
@@ -52,13 +56,24 @@ class Command(BaseCommand):
         strict: bool,
         **_: Any,
     ) -> None:
-        report = self._look(self._known(aliases) or None, deep=deep, wait=_seconds(wait))
+        try:
+            report = self._look(self._known(aliases) or None, deep=deep, wait=_seconds(wait))
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+        try:
+            self._write(report, format)
+        except BrokenPipeError:
+            # Who read has seen enough ("| grep -q"). What is left in the buffer has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if report.status == "fail" or (strict and report.status == "warn"):
+            raise SystemExit(1)
+
+    def _write(self, report: HealthReport, format: str) -> None:  # noqa: A002  # as above
         if format == "json":
             self.stdout.write(json.dumps(report.as_dict(), indent=2, default=str))
         else:
             self._print(report)
-        if report.status == "fail" or (strict and report.status == "warn"):
-            raise SystemExit(1)
+        self.stdout.flush()
 
     def _known(self, aliases: list[str]) -> list[str]:
         for alias in aliases:

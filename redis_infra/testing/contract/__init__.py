@@ -2,6 +2,7 @@
 
 Subclass a suite in a test module of yours and give it a ``cache``, empty when a test starts::
 
+    import pytest
     from django.core.cache import caches
     from redis_infra.testing.contract import CacheContract
 

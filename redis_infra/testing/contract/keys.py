@@ -118,11 +118,13 @@ class KeysContract(ContractFixtures):
         def refuse(key: str, prefix: str, version: int) -> str:
             raise LookupError(key)
 
-        monkeypatch.setattr(cache, "key_func", refuse)
-        with pytest.raises(LookupError, match="k"):
-            call(cache.get, "k")
-        with pytest.raises(LookupError, match="k"):
-            call(cache.set_many, {"k": 1})
+        # In a context: a fixture that clears the cache afterwards needs the function that was there.
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "key_func", refuse)
+            with pytest.raises(LookupError, match="k"):
+                call(cache.get, "k")
+            with pytest.raises(LookupError, match="k"):
+                call(cache.set_many, {"k": 1})
 
     def test_key_prefix_keeps_aliases_apart(
         self, cache: Any, call: Call, make_cache: Callable[..., Any]

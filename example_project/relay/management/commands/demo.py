@@ -96,6 +96,8 @@ class Command(BaseCommand):
         self._say(f"cache: {backing.title}")
         if isinstance(backing, Nowhere) and backing.remedy:
             self._say(f"  {backing.remedy}")
+        if backing.note:
+            self._say(f"  {backing.note}")
 
     def _invite(self, url: str, running: Running, no_browser: bool) -> None:
         self._say(
@@ -131,6 +133,8 @@ def _listening(port: int | None) -> SiteServer:
     if port is not None:
         try:
             return SiteServer(port)
+        except OverflowError as error:
+            raise CommandError(f"{port} is not a port: choose one from 1 to 65535") from error
         except OSError as error:
             raise CommandError(
                 f"port {port} cannot be had ({error.strerror}): try --port {port + 1}"
