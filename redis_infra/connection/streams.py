@@ -42,9 +42,10 @@ from redis_infra.connection.resolver import Address, Resolver
 __all__ = ["Stream", "StreamPool", "StreamPools"]
 
 MOST_STREAMS = 16
-QUEUE_PATIENCE = 1.0
-"""Seconds for which a task waits behind others of its own loop. Redis is well then, and a local
-answer would be worse than a late one (a counter, say)."""
+QUEUE_PATIENCE = 5.0
+"""Seconds for which a task waits behind others of its own loop. Redis is well then (silence turns all
+away at once), the loop is overloaded, and a local answer would be worse than a late one: a counter's
+is wrong. Two hundred increments at once took more than a second on a machine with much else to do."""
 LATE = 0.01
 """Seconds by which a timer may be late before it is our own loop that was held up."""
 SECOND_LOOK = 0.025
