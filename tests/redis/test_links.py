@@ -311,6 +311,21 @@ class TestDeadline:
         assert link.read_response() is None
 
 
+class Telling:
+    """A socket that says when something has been sent."""
+
+    def __init__(self, sock, sent):
+        self._sock = sock
+        self._sent = sent
+
+    def sendall(self, data):
+        self._sock.sendall(data)
+        self._sent.set()
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
 class TestHeldUp:
     """A deadline that fires late means that we were held up ourselves, and says nothing about Redis."""
 
@@ -322,10 +337,10 @@ class TestHeldUp:
         link.keep_time(in_kernel=in_kernel)
         link.call(PING)
         server.freeze()
-        answers, pid, began = [], server.pid, threading.Event()
+        answers, pid, sent = [], server.pid, threading.Event()
+        link._sock = Telling(link._sock, sent)
 
         def ask():
-            began.set()
             try:
                 answers.append(link.call(PING))
             except LinkTimeout as error:
@@ -334,8 +349,7 @@ class TestHeldUp:
         thread = threading.Thread(target=ask)
         with keeping_the_interpreter():
             thread.start()
-            began.wait(5)
-            time.sleep(0)  # the last time that the other one gets to run
+            assert sent.wait(30)  # the last time that the other one gets to run
             deadline, descriptor = time.monotonic() + SHORT * 2, link._sock.fileno()
             spin_until(lambda: time.monotonic() > deadline)
             os.kill(pid, signal.SIGCONT)
