@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Any
 
+import django
 import pytest
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangosOwn
@@ -96,7 +97,8 @@ def test_twenty_aincr_at_once(kind: str, make: Make, redis_server: Any) -> None:
         await asyncio.gather(*[cache.aincr("n") for _ in range(20)])
 
     asyncio.run(count())
-    assert (cache.get("n") == 20) is (kind == OURS)
+    # Django 6.1 calls an incr that is the backend's own, in a thread, instead of reading and writing.
+    assert (cache.get("n") == 20) is (kind == OURS or django.VERSION >= (6, 1))
 
 
 @pytest.mark.parametrize("kind", ALL)
