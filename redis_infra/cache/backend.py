@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django_redis.cache import RedisCache as DjangoRedisCache
 from django_redis.util import CacheKey
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from redis_infra.cache.client import Client
 
 __all__ = ["RedisCache"]
+
+T = TypeVar("T")
 
 MOST_HOMES = 100
 """Namespaces that are remembered; tenants have one each."""
@@ -275,7 +278,8 @@ class RedisCache(DjangoRedisCache):
         nx: bool = False,
         xx: bool = False,
     ) -> bool | None:
-        return await self._engine.arun(self._set(key, value, timeout, version, nx, xx))  # type: ignore[no-any-return]
+        plan = await _planned(self._set, key, value, timeout, version, nx, xx)
+        return await self._engine.arun(plan)  # type: ignore[no-any-return]
 
     def _set(self, key: Any, value: Any, timeout: Any, version: int | None, nx: bool, xx: bool) -> Plan:
         if nx and xx:
@@ -302,7 +306,7 @@ class RedisCache(DjangoRedisCache):
     async def aadd(
         self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
-        return bool(await self._engine.arun(self._add(key, value, timeout, version)))
+        return bool(await self._engine.arun(await _planned(self._add, key, value, timeout, version)))
 
     def _add(self, key: Any, value: Any, timeout: Any, version: int | None) -> Plan:
         name = self._name(key, version)
@@ -329,7 +333,7 @@ class RedisCache(DjangoRedisCache):
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
         if data:
-            await self._engine.arun(self._set_many(data, timeout, version))
+            await self._engine.arun(await _planned(self._set_many, data, timeout, version))
         return []
 
     def _set_many(self, data: Mapping[Any, Any], timeout: Any, version: int | None) -> Plan:
@@ -638,7 +642,7 @@ class RedisCache(DjangoRedisCache):
             if value is MISSING:
                 value = await self._afill(key, await _called(default), timeout, version)
             mine.append(value)
-            return self._encoded(key, value)
+            return await _planned(self._encoded, key, value)
 
         raw = await flights.ado(self._name(key, version), compute)
         value = mine[0] if mine else self._decoded(key, raw)
@@ -769,6 +773,14 @@ def _no_such_key(key: Any) -> ValueError:
 
 def _not_a_counter(key: Any) -> TypeError:
     return TypeError(f"the value of {key!r} is not an integer")
+
+
+async def _planned(make: Callable[..., T], *args: Any) -> T:
+    """Make a plan with a value in it; a queryset is evaluated by its pickling, and that is for a thread."""
+    try:
+        return make(*args)
+    except SynchronousOnlyOperation:
+        return await sync_to_async(make, thread_sensitive=True)(*args)
 
 
 async def _called(default: Callable[[], Any]) -> Any:

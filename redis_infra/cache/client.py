@@ -85,10 +85,24 @@ class Client(DefaultClient):
             client.require(command)
 
     def encode(self, value: Any, *, allow_int: bool = True) -> Any:
+        """As django-redis does, where the options are its own.
+
+        Members of sets are compared byte by byte: old and new processes side by side have to write the same.
+        """
+        if self._writes_as_django_redis:
+            return super().encode(value, allow_int=allow_int)
         return self._engine.codec.encode("", value)
 
+    @cached_property
+    def _writes_as_django_redis(self) -> bool:
+        settings = self._engine.settings
+        is_theirs = settings.serializer == "pickle" or "." in settings.serializer
+        return is_theirs and "." in (settings.compressor or ".") and not self._engine.is_signed
+
     def decode(self, value: Any) -> Any:
-        return self._engine.decode("", value, None)
+        if isinstance(value, int):
+            return value
+        return self._engine.decode("", value.encode() if isinstance(value, str) else value, None)
 
     def iter_keys(
         self, search: str, itersize: int | None = None, client: Any = None, version: int | None = None

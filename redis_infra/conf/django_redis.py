@@ -57,6 +57,7 @@ _INERT: Final[Mapping[str, str]] = {
     "REPLICA_READ_ONLY": "replicas are not read, the first server of LOCATION is",
     "SENTINELS": _SENTINEL,
     "SENTINEL_KWARGS": _SENTINEL,
+    "LOG_IGNORED_EXCEPTIONS": "an outage is logged when it begins and when it ends, as it is",
     "MAX_ENTRIES": "a server has maxmemory; FALLBACK['max_entries'] bounds what a process keeps in an outage",
     "CULL_FREQUENCY": "a server has maxmemory-policy; FALLBACK bounds what a process keeps in an outage",
 }

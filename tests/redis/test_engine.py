@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.asyncio import async_unsafe
 from django_redis.compressors.identity import IdentityCompressor
 from django_redis.compressors.zlib import ZlibCompressor
 from django_redis.serializers.json import JSONSerializer
@@ -286,3 +288,29 @@ class TestDjangoRedisPieces:
         assert isinstance(theirs._serializer, JSONSerializer)
         assert isinstance(ours._compressor, IdentityCompressor)
         assert isinstance(theirs._compressor, ZlibCompressor)
+
+
+class Lazy:
+    """As a queryset: pickling it evaluates it, which Django allows in a thread only."""
+
+    def __reduce__(self) -> Any:
+        return str, (evaluate(),)
+
+
+@async_unsafe("evaluated in an event loop")
+def evaluate() -> str:
+    return "rows"
+
+
+@pytest.mark.parametrize("where", ["redis", "memory"])
+def test_what_is_evaluated_when_it_is_stored_can_be_stored_in_a_loop(make_cache, redis_infra_url, where):
+    cache = make_cache(redis_infra_url if where == "redis" else "memory://")
+
+    async def store() -> list[Any]:
+        await cache.aset("set", Lazy())
+        await cache.aadd("added", Lazy())
+        await cache.aset_many({"many": Lazy()})
+        await cache.aget_or_set("filled", Lazy)
+        return [await cache.aget(key) for key in ("set", "added", "many", "filled")]
+
+    assert asyncio.run(store()) == ["rows"] * 4
