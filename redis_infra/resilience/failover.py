@@ -83,6 +83,15 @@ class Effect:
         self.relative = relative
 
     @property
+    def leaves_stale(self) -> bool:
+        """Whether a refusal leaves in Redis what must not be served; if not, nothing is drained or replayed.
+
+        A pattern that may not be scanned for cannot be drained either: all would be answered from
+        memory, for ever.
+        """
+        return not (self.relative or self.kind is Kind.COUNT or self.pattern is not None)
+
+    @property
     def namespace(self) -> str:
         """The glob of all keys of the alias; empty if nobody said."""
         return self.home.namespace if self.home is not None else ""
@@ -353,19 +362,11 @@ class Failover:
             self._renew()
             return _Verdict.REPEAT
         self._react(failure, effect, epoch)
-        if failure.fault is not Fault.DENIED or not self._is_as_before(effect):
+        if failure.fault is not Fault.DENIED or effect.leaves_stale:
             self._lost(effect, executed=failure.executed, asked=True)
         if failure.fault is Fault.TIMEOUT and effect.kind in (Kind.FILL, Kind.COUNT):
             self._answered_here.update(effect.names)
         return _Verdict.RAISE if failure.fault is Fault.INTERRUPTED else _Verdict.ANSWER
-
-    def _is_as_before(self, effect: Effect) -> bool:
-        """Whether nothing in Redis is stale after a refusal: then nothing is to be drained or replayed.
-
-        A pattern that may not be scanned for cannot be drained either: all would be answered from here,
-        for ever.
-        """
-        return effect.relative or effect.kind is Kind.COUNT or effect.pattern is not None
 
     def _may_repeat(self, failure: Failure, effect: Effect) -> bool:
         """One more try, at once and on a fresh connection, never of what may have counted already."""
