@@ -10,16 +10,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
 
 __all__ = [
+    "ClearObserver",
     "Counters",
     "Observer",
+    "ThrottleCounters",
     "Transition",
     "TransitionLog",
+    "anotify_cleared",
     "notify",
+    "notify_cleared",
+    "observe_clears",
     "reset_log",
     "subscribe",
     "unsubscribe",
@@ -50,6 +55,19 @@ class Counters:
     """Values that could not be decoded and counted as misses."""
     drained: int = 0
     """Keys that were unlinked because Redis had missed what happened to them."""
+
+    def snapshot(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class ThrottleCounters:
+    """What one limiter said in this process since it started; see :class:`Counters` for how exact that is."""
+
+    allowed: int = 0
+    denied: int = 0
+    local: int = 0
+    """Decisions that were made without Redis."""
 
     def snapshot(self) -> dict[str, int]:
         return asdict(self)
@@ -101,6 +119,40 @@ def notify(transition: Transition) -> None:
         try:
             observer(transition)
         except Exception:  # a site's own observer: its bug must not become an outage
+            logger.exception("redis_infra.observer_failed")
+
+
+class ClearObserver(Protocol):
+    """Told of each cache of ours that somebody cleared, once it is empty."""
+
+    def cleared(self, cache: object) -> None: ...
+    async def acleared(self, cache: object) -> None: ...
+
+
+_clear_observers: list[ClearObserver] = []
+
+
+def observe_clears(observer: ClearObserver) -> None:
+    """Tell ``observer`` of each ``cache.clear()`` from now on; twice is as once."""
+    if observer not in _clear_observers:
+        _clear_observers.append(observer)
+
+
+def notify_cleared(cache: object) -> None:
+    """Tell every observer, and let none of them break the caller."""
+    for observer in _clear_observers:
+        try:
+            observer.cleared(cache)
+        except Exception:  # the cache is empty: that somebody else could not follow is no error of clear()
+            logger.exception("redis_infra.observer_failed")
+
+
+async def anotify_cleared(cache: object) -> None:
+    """:func:`notify_cleared` in the running event loop."""
+    for observer in _clear_observers:
+        try:
+            await observer.acleared(cache)
+        except Exception:
             logger.exception("redis_infra.observer_failed")
 
 

@@ -23,6 +23,7 @@ from redis_infra.connection.handshake import ServerFacts
 from redis_infra.connection.options import ConnectionOptions
 from redis_infra.connection.pool import DeadLink
 from redis_infra.connection.resolver import Resolver
+from redis_infra.connection.scripts import Talk
 from redis_infra.instrumentation import Counters
 from redis_infra.resilience.breaker import CircuitBreaker
 from redis_infra.resilience.failover import Failover, LocalStore
@@ -30,9 +31,10 @@ from redis_infra.resilience.journal import Journal
 from redis_infra.resilience.prober import Prober
 from redis_infra.resilience.statedir import StateDir
 
-__all__ = ["Database", "Endpoint", "Policy"]
+__all__ = ["Companion", "Database", "Endpoint", "Policy"]
 
 S = TypeVar("S", bound=LocalStore)
+C = TypeVar("C", bound="Companion")
 
 MOST_DEAD_LINKS = 1000
 """Ids of broken connections remembered for recovery to kill; a link dies at most once an outage."""
@@ -45,6 +47,22 @@ class Policy(Protocol):
     def breaker(self) -> BreakerPolicy: ...
     @property
     def journal(self) -> JournalLimits: ...
+
+
+class Companion(Protocol):
+    """What a capability keeps beside a database for the time without it. Asked by whoever recovers it."""
+
+    def met(self, run_id: str) -> None:
+        """Learn of a connection to this run of the server ("" if it did not say), before it is used."""
+
+    def due(self) -> float | None:
+        """Return the seconds until there is something to tell the server; None if there is nothing."""
+
+    def talk(self) -> Talk:
+        """Tell it: a conversation, held while the server is well for everybody else."""
+
+    def after_fork(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Endpoint:
@@ -171,6 +189,7 @@ class Database:
         """Monotonic seconds until which a late write may come that nobody was allowed to prevent."""
         self._local: LocalStore = _NothingLocal()
         self._connections: dict[ConnectionOptions, Connections] = {}
+        self.companions: dict[str, Companion] = {}
         self._lock = threading.RLock()
         self.failover = Failover(
             reach=endpoint.reach,
@@ -196,6 +215,14 @@ class Database:
                 self._local = self.failover.local = make()
             return self._local  # type: ignore[return-value]
 
+    def companion(self, name: str, make: Callable[[], C]) -> C:
+        """What a capability keeps beside this database: ``make()`` at the first call, then that one."""
+        with self._lock:
+            known = self.companions.get(name)
+            if known is None:
+                known = self.companions[name] = make()
+            return known  # type: ignore[return-value]
+
     def unavailable(self, command: str = "", key: str = "") -> RedisUnavailable:
         """The error for what cannot be answered without Redis; names the cause, not the password."""
         for circuit in (self.access, self.endpoint.reach, self.endpoint.writes):
@@ -219,12 +246,15 @@ class Database:
 
     @property
     def wants_identity(self) -> bool:
-        return not self.run_id
+        # Companions have to know when the server was another one before: it may have forgotten things.
+        return not self.run_id or bool(self.companions)
 
     def met(self, facts: ServerFacts) -> None:
         """Remember what the server said of itself on a new connection."""
         self.facts = facts
         self.run_id = self.run_id or facts.run_id
+        for companion in self.companions.values():
+            companion.met(facts.run_id)
 
     def died(self, link: DeadLink) -> None:
         """Remember a connection that broke with a command on its way: the server may execute it yet."""
@@ -261,6 +291,8 @@ class Database:
         """Close every connection of the process; the next call opens new ones."""
         for each in list(self._connections.values()):
             each.close()
+        for companion in self.companions.values():
+            companion.close()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -273,4 +305,6 @@ class Database:
             each.after_fork()
         self.access.after_fork()
         self._local.after_fork()
+        for companion in self.companions.values():
+            companion.after_fork()
         self.failover.after_fork()

@@ -31,7 +31,7 @@ from redis_infra.resilience.faults import Failure, Fault
 from redis_infra.resilience.journal import Kind
 
 if TYPE_CHECKING:
-    from redis_infra.connection.endpoint import Database, Endpoint
+    from redis_infra.connection.endpoint import Companion, Database, Endpoint
     from redis_infra.resilience.journal import Batch, Entry
     from redis_infra.resilience.statedir import ForeignJournal
 
@@ -158,7 +158,32 @@ def _mend(database: Database, budget: float | None) -> float | None:
         return _drain(database, budget)
     database.failover.settle()
     database.state_dir.clear_status(database.options.database)
-    return None
+    for companion in list(database.companions.values()):
+        if companion.due() == 0 and (delay := _attend(database, companion, budget)) is not None:
+            return delay
+    return _next_visit(database)
+
+
+def _next_visit(database: Database) -> float | None:
+    """Return the seconds until a companion has something to tell the server; None if none has."""
+    due = [companion.due() for companion in list(database.companions.values())]
+    return min((delay for delay in due if delay is not None), default=None)
+
+
+def _attend(database: Database, companion: Companion, budget: float | None) -> float | None:
+    """Let a companion tell the server what it has to; return when to come again if it could not."""
+    patience = database.options.command_timeout  # and no more: others may wait for it to end
+    try:
+        link = _open(database, min(patience, budget or patience))
+        try:
+            companion.met(link.facts.run_id)
+            _converse(link, companion.talk())
+        finally:
+            link.close_link()
+    except Exception as error:
+        return _drain_failed(database, _failure(error))
+    # It may have been turned away by another process that is at it.
+    return 0.05 if companion.due() == 0 else None
 
 
 def _enter(database: Database, budget: float | None) -> float | None:
@@ -204,7 +229,7 @@ def _drain(database: Database, budget: float | None) -> float | None:
     leave_status([database])
     if not writes.closed:
         return min(_until(writes), writes.probe_base)
-    return None if database.journal.empty else 0.0
+    return 0.0 if not database.journal.empty or _next_visit(database) is not None else None
 
 
 def _settle(database: Database) -> None:

@@ -22,7 +22,7 @@ from redis_infra.resilience.faults import Failure, Fault
 from redis_infra.resilience.journal import Journal
 from redis_infra.resilience.prober import Prober
 
-__all__ = ["READ", "Effect", "Failover", "Home", "Kind", "LocalStore"]
+__all__ = ["READ", "Effect", "Failover", "Home", "ImpatientEffect", "Kind", "LocalStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,9 @@ class Effect:
 
     __slots__ = ("delta", "home", "kind", "names", "pattern", "relative", "repeatable", "stores")
 
+    votes = True
+    """Whether its timeouts count against the server."""
+
     def __init__(
         self,
         kind: Kind,
@@ -95,6 +98,13 @@ class Effect:
     def namespace(self) -> str:
         """The glob of all keys of the alias; empty if nobody said."""
         return self.home.namespace if self.home is not None else ""
+
+
+class ImpatientEffect(Effect):
+    """Of calls that wait for less time than others: their timeouts say nothing of the server."""
+
+    __slots__ = ()
+    votes = False
 
 
 READ = Effect(Kind.READ)
@@ -382,7 +392,8 @@ class Failover:
     def _react(self, failure: Failure, effect: Effect, epoch: int) -> None:
         match failure.fault:
             case Fault.TIMEOUT:
-                self._timed_out(failure, effect, epoch)
+                if effect.votes:
+                    self._timed_out(failure, effect, epoch)
             case Fault.UNREACHABLE | Fault.READONLY:
                 self.reach.trip(failure.cause, epoch)
             case Fault.WRITES_STOPPED:
