@@ -10,7 +10,7 @@ Does not know what a URL means beyond its scheme (``connection.options`` does), 
 from __future__ import annotations
 
 from redis_infra.conf.aliases import AliasSettings
-from redis_infra.conf.readers import SCHEMES, did_you_mean, redact_url
+from redis_infra.conf.readers import SCHEMES, Peer, did_you_mean, redact_url
 from redis_infra.conf.schema import (
     BreakerPolicy,
     FallbackLimits,
@@ -18,10 +18,12 @@ from redis_infra.conf.schema import (
     Report,
     RetryPolicy,
     Settings,
+    ThrottleSettings,
     get_settings,
     read_setting,
     written_settings,
 )
+from redis_infra.conf.site import num_proxies, site_key, username_field
 from redis_infra.conf.sources import Source, environment_sources, find_source, is_ours, servers_in
 
 __all__ = [
@@ -30,17 +32,22 @@ __all__ = [
     "BreakerPolicy",
     "FallbackLimits",
     "JournalLimits",
+    "Peer",
     "Report",
     "RetryPolicy",
     "Settings",
     "Source",
+    "ThrottleSettings",
     "did_you_mean",
     "environment_sources",
     "find_source",
     "get_settings",
     "is_ours",
+    "num_proxies",
     "read_setting",
     "redact_url",
     "servers_in",
+    "site_key",
+    "username_field",
     "written_settings",
 ]

@@ -7,28 +7,40 @@ Does not know which settings there are.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
-from collections.abc import Iterable
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
 
 from redis_infra.durations import parse_duration, parse_size
 from redis_infra.exceptions import SettingsError
 
 __all__ = [
+    "DEFAULT_RATES",
     "SCHEMES",
+    "Peer",
     "count",
     "did_you_mean",
     "directory",
     "format_name",
+    "headers",
     "on_outage",
+    "optional_alias",
     "optional_format",
     "optional_url",
+    "peers",
+    "policies",
     "prefix",
+    "rates",
     "redact_url",
+    "response",
     "room",
+    "routes",
     "signed",
     "size",
+    "throttle_on_outage",
     "timeout",
     "url",
     "wait",
@@ -40,9 +52,19 @@ SCHEMES: Final = (
 )
 """What a URL may begin with."""
 
+DEFAULT_RATES: Final[Mapping[str, str | None]] = MappingProxyType(
+    {"chat": "20/min", "auth": "5/15min", "upload": "5/min", "search": "30/min"}
+)
+"""The rates that there are where a site says nothing."""
+
+Peer: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
+"""Who may be on the other end of a connection: a network, or whoever may open the Unix socket."""
+
 _DAY: Final = 86400.0
 _ON_OUTAGE: Final = ("local", "miss", "raise")
+_THROTTLE_ON_OUTAGE: Final = ("host", "deny", "allow")
 
+_DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _SCHEME: Final = re.compile(r"[\w+.-]+://")
 # What follows the first colon of an address where it is no port: "redis://:secret", the host forgotten.
 _NO_PORT: Final = re.compile(r"(?s)^((?>\[[^\]]*\]|[^:/?#,]*)):(?!\d+(?:[/?#,]|$)).*")
@@ -87,9 +109,17 @@ def room(value: Any, name: str) -> int:
 
 
 def on_outage(value: Any, name: str) -> str:
-    if isinstance(value, str) and value in _ON_OUTAGE:
+    return _choice(value, name, _ON_OUTAGE)
+
+
+def throttle_on_outage(value: Any, name: str) -> str:
+    return _choice(value, name, _THROTTLE_ON_OUTAGE)
+
+
+def _choice(value: Any, name: str, choices: Iterable[str]) -> str:
+    if isinstance(value, str) and value in choices:
         return value
-    raise SettingsError(f"{name}: {value!r} is not a choice{did_you_mean(value, _ON_OUTAGE)}")
+    raise SettingsError(f"{name}: {value!r} is not a choice{did_you_mean(value, choices)}")
 
 
 def signed(value: Any, name: str) -> bool | Literal["migrate"]:
@@ -143,6 +173,117 @@ def url(value: Any, name: str) -> str:
 
 def optional_url(value: Any, name: str) -> str | None:
     return None if value is None or value == "" else url(value, name)
+
+
+def optional_alias(value: Any, name: str) -> str | None:
+    """Read the name of a cache alias, or None. Whether there is such an alias, who uses it finds out."""
+    if value is None or isinstance(value, str):
+        return value or None
+    raise SettingsError(f"{name}: {value!r} is not the name of a cache alias; write a key of CACHES, or None")
+
+
+def rates(value: Any, name: str) -> Mapping[str, str | None]:
+    """Read rates by scope, and lay them over the default ones. What a rate means, throttling knows."""
+    said = _names(value, name, '{"chat": "20/min"}')
+    for scope, rate in said.items():
+        if rate is not None and not isinstance(rate, str):
+            label = f"{name}[{scope!r}]"
+            raise SettingsError(f"{label}: {rate!r} is not a rate; write text such as '20/min', or None")
+    return MappingProxyType({**DEFAULT_RATES, **said})
+
+
+def policies(value: Any, name: str) -> Mapping[str, str | list[Any] | Mapping[str, Any]]:
+    """Read policies by name. What is in one, throttling knows."""
+    said = _names(value, name, '{"chat": "20/min"}')
+    for policy, content in said.items():
+        if not isinstance(content, str | list | tuple | Mapping):
+            raise SettingsError(
+                f"{name}[{policy!r}]: {content!r} is not a policy; write a rate, a list of limits, "
+                "or {'limits': [('5/15min', 'ip')], 'on_outage': 'deny'}"
+            )
+    return MappingProxyType(dict(said))
+
+
+def _names(value: Any, name: str, example: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{name}: a {type(value).__name__} is not a dictionary; write {example}")
+    for each in value:
+        if not _is_text(each):
+            raise SettingsError(f"{name}: {each!r} is not a name; write text, as in {example}")
+    return value
+
+
+def routes(value: Any, name: str) -> tuple[tuple[str, str | None], ...]:
+    """Read an ordered table from routes to policies: a list of pairs, or a dictionary. None exempts."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    example = '[("POST /api/auth/", "auth")]'
+    if not isinstance(pairs, list | tuple):
+        raise SettingsError(f"{name}: a {type(value).__name__} is not a list of pairs; write {example}")
+    return tuple(_route(pair, name, example) for pair in pairs)
+
+
+def _route(pair: Any, name: str, example: str) -> tuple[str, str | None]:
+    route, policy = pair if isinstance(pair, list | tuple) and len(pair) == 2 else ("", None)
+    if not (_is_text(route) and (policy is None or _is_text(policy))):
+        raise SettingsError(f"{name}: {pair!r} is not a route and a policy; write {example}")
+    return route, policy
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def peers(value: Any, name: str) -> tuple[Peer, ...]:
+    """Read addresses and networks, as a list or as text with commas; ``"unix"`` is the peer of a socket."""
+    items = [text for text in value.split(",") if text.strip()] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple | set | frozenset):
+        kind = type(value).__name__
+        raise SettingsError(f"{name}: a {kind} is not a list of addresses; write ['10.0.0.0/8', 'unix']")
+    return tuple(dict.fromkeys(_peer(item, name) for item in items))
+
+
+def _peer(item: Any, name: str) -> Peer:
+    text = str(item).strip() if not isinstance(item, bool | int | bytes) else ""
+    if text.lower() == "unix":
+        return "unix"
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise SettingsError(
+            f"{name}: {item!r} is neither an address nor a network; write '10.0.0.7', '10.0.0.0/8' or 'unix'"
+        ) from None
+    if "/" in text and ipaddress.ip_interface(text).ip != network.network_address:
+        raise SettingsError(
+            f"{name}: {item!r} is an address within a network; write '{network}' for all of it"
+        )
+    if network.prefixlen == 0:
+        # Behind nothing but trusted proxies the first address of the header counts, which its sender wrote.
+        raise SettingsError(
+            f"{name}: {item!r} trusts everybody, and with that whatever anybody writes into X-Forwarded-For; "
+            "write the networks of your proxies, or count the proxies: REST_FRAMEWORK['NUM_PROXIES']"
+        )
+    return network
+
+
+def headers(value: Any, name: str) -> bool | Literal["legacy"]:
+    if isinstance(value, bool):
+        return value
+    if value == "legacy":
+        return "legacy"
+    raise SettingsError(f"{name}: {value!r} is not a choice; write True, False or 'legacy'")
+
+
+def response(value: Any, name: str) -> str | None:
+    """Read what answers who is refused: the path of a callable, the name of a template, or None."""
+    if value is None or value == "":
+        return None
+    # No code but these ends in them: everything else has to be a path that can be imported.
+    if isinstance(value, str) and (value.endswith((".html", ".json")) or _DOTTED.fullmatch(value)):
+        return value
+    raise SettingsError(
+        f"{name}: {value!r} is neither a callable's dotted path nor a template's name; "
+        "write 'shop.views.too_many', '429.html', '429.json' or None"
+    )
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

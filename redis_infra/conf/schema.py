@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from django.conf import settings as django_settings
@@ -20,12 +21,14 @@ from redis_infra.exceptions import SettingsError
 
 __all__ = [
     "BreakerPolicy",
+    "CapabilitySettings",
     "FallbackLimits",
     "JournalLimits",
     "Report",
     "RetryPolicy",
     "Settings",
     "SharedSettings",
+    "ThrottleSettings",
     "get_settings",
     "known_settings",
     "mapping_in",
@@ -134,8 +137,47 @@ class SharedSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CapabilitySettings:
+    """What a capability has to itself: a dictionary in ``REDIS_INFRA``, its names in upper case too.
+
+    ``url`` or ``alias`` says where it finds Redis, if not where everything else does.
+    """
+
+    url: str | None = field(default=None, repr=False, metadata={"read": readers.optional_url})
+    alias: str | None = _setting(None, readers.optional_alias)
+
+    def __post_init__(self) -> None:
+        if self.url and self.alias:
+            raise SettingsError("both URL and ALIAS say where Redis is; write one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleSettings(CapabilitySettings):
+    """``REDIS_INFRA["THROTTLE"]``: what is limited, who asks, and what happens to who is refused.
+
+    Of rates, policies and routes only the types have been checked. Seconds.
+    """
+
+    rates: Mapping[str, str | None] = field(
+        default_factory=lambda: readers.DEFAULT_RATES, metadata={"read": readers.rates}
+    )
+    policies: Mapping[str, str | list[Any] | Mapping[str, Any]] = field(
+        default_factory=lambda: MappingProxyType({}), metadata={"read": readers.policies}
+    )
+    routes: tuple[tuple[str, str | None], ...] = _setting((), readers.routes)
+    trusted_proxies: tuple[readers.Peer, ...] = _setting((), readers.peers)
+    on_outage: str = _setting("host", readers.throttle_on_outage)
+    hosts: int = _setting(1, readers.count)
+    headers: bool | Literal["legacy"] = _setting(True, readers.headers)
+    timeout: float = _setting(0.1, readers.timeout)
+    response: str | None = _setting(None, readers.response)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(SharedSettings):
     """``REDIS_INFRA``, checked."""
+
+    throttle: ThrottleSettings = field(default=ThrottleSettings(), metadata={"read": ThrottleSettings})
 
     @classmethod
     def load(
@@ -197,12 +239,13 @@ def _written() -> tuple[object, object]:
 
 @cache
 def known_settings(cls: type) -> Mapping[str, Any]:
-    """Return the readers of a class by the names that users type: upper case at the top, lower case below.
+    """Return the readers of a class by the names that users type.
 
-    The reader of a nested dictionary is the class whose fields it fills.
+    Upper case at the top and in what a capability has to itself, lower case below. The reader of a nested
+    dictionary is the class whose fields it fills.
     """
-    top = issubclass(cls, SharedSettings)
-    named = {(item.name.upper() if top else item.name): item.metadata.get("read") for item in fields(cls)}
+    upper = issubclass(cls, (SharedSettings, CapabilitySettings))
+    named = {(item.name.upper() if upper else item.name): item.metadata.get("read") for item in fields(cls)}
     return {name: read for name, read in named.items() if read is not None}
 
 

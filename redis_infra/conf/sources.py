@@ -37,7 +37,8 @@ class Source:
     url: str = field(repr=False)
     rule: str
     """What decided: ``REDIS_ENABLED``, ``LOCATION``, ``REDIS_PROVIDER``, ``REDIS_URL``, ``REDIS_HOST``,
-    ``REDIS_INFRA``, ``default alias`` or ``nothing``."""
+    ``REDIS_INFRA``, ``default alias`` or ``nothing``; for what is no cache, ``URL`` and ``ALIAS`` in place of
+    ``LOCATION``."""
     reason: str
     """The same as words for people."""
 
