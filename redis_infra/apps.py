@@ -30,8 +30,12 @@ class RedisInfraConfig(AppConfig):
 def _forget_caches(*, setting: str, **_: Any) -> None:
     """Let the calling thread's caches be built anew after ``override_settings(REDIS_INFRA=...)``.
 
-    Django does the same for CACHES; a cache holds the settings that it was built with.
+    Django does the same for CACHES; a cache holds the settings that it was built with, and so does a limiter.
     """
+    if setting in ("REDIS_INFRA", "CACHES", "SECRET_KEY"):
+        from redis_infra.throttling.limiter import forget_limiters
+
+        forget_limiters()
     if setting == "REDIS_INFRA":
         from django.core.cache import caches
 

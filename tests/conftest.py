@@ -71,6 +71,10 @@ def _forget_caches() -> None:
             with contextlib.suppress(AttributeError):  # was not used
                 del caches[alias]
         forget_engines()
+    if "redis_infra.throttling.limiter" in sys.modules:
+        from redis_infra.throttling.limiter import forget_limiters
+
+        forget_limiters()
     if "redis_infra.connection.lifecycle" in sys.modules:
         from redis_infra.connection.lifecycle import reset_for_tests
 

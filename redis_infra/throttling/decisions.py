@@ -1,0 +1,122 @@
+"""What a limiter says: yes or no, and what remains until when.
+
+Knows nothing of Redis or Django. A decision is built on the hot path, so it keeps the numbers as they came
+and works out what is asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from redis_infra.throttling.rates import Rate
+
+__all__ = ["Decision", "LimitState"]
+
+
+class LimitState(NamedTuple):
+    """How one limit stands after a decision."""
+
+    name: str
+    rate: Rate
+    remaining: int
+    reset_after: float
+    """Seconds until more quota appears; 0 if all of it is there."""
+    retry_after: float | None
+    """Seconds until this cost fits; 0 if it does, None if it never can."""
+
+
+class Terms(Protocol):
+    """What a decision was made about."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def named_rates(self) -> Sequence[tuple[str, Rate]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a request may pass; true if it may.
+
+    ``source`` says who knows: ``redis``; ``cache``, which remembers that Redis said no; ``host``, what the
+    processes of this host keep while Redis is away; ``process``, memory alone; or ``none``, where nobody was
+    asked because the policy's ``on_outage`` says ``deny`` or ``allow``.
+    """
+
+    allowed: bool
+    source: str
+    cost: int
+    terms: Terms = field(repr=False)
+    numbers: Sequence[int] = field(repr=False, default=())
+    """As the script replies: remaining, reset and retry for each limit, in milliseconds."""
+    charged: tuple[int, Sequence[object]] | None = field(repr=False, default=None)
+    """When it was charged, by the clock of who keeps the log, and where: what a refund needs."""
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    @property
+    def policy(self) -> str:
+        return self.terms.name
+
+    @property
+    def limits(self) -> tuple[LimitState, ...]:
+        """Every limit that was looked at, in the policy's order."""
+        return tuple(
+            LimitState(name, rate, left, reset / 1000, _seconds(retry))
+            for (name, rate), left, reset, retry in zip(
+                self.terms.named_rates,
+                self.numbers[::3],
+                self.numbers[1::3],
+                self.numbers[2::3],
+                strict=False,
+            )
+        )
+
+    @property
+    def tightest(self) -> LimitState | None:
+        """The limit that matters: of a denial the last to give way, else that of which the least remains."""
+        states = self.limits
+        if not states:
+            return None
+        if self.allowed:
+            return min(states, key=lambda state: (state.remaining, -state.reset_after))
+        return max(states, key=lambda state: float("inf") if state.retry_after is None else state.retry_after)
+
+    @property
+    def remaining(self) -> int:
+        """How many more fit now, over all limits."""
+        return min(self.numbers[::3], default=0)
+
+    @property
+    def reset_after(self) -> float:
+        """Seconds until more quota appears where the least remains."""
+        tightest = self.tightest
+        return tightest.reset_after if tightest else 0.0
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the same request fits, to the millisecond; 0 if it did, None if it never can.
+
+        A request that comes earlier is denied again, one that comes then is let through (if nobody else
+        came between).
+        """
+        if self.allowed:
+            return 0.0
+        waits = self.numbers[2::3] or (OUTAGE_RETRY,)
+        return None if -1 in waits else max(waits) / 1000
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether it is a no only because Redis is away (``on_outage="deny"``): a 503 rather than a 429."""
+        return not self.allowed and self.source == "none"
+
+
+OUTAGE_RETRY = 5000
+"""Milliseconds after which to come again where a policy denies in an outage: the longest pause of probes."""
+
+
+def _seconds(milliseconds: int) -> float | None:
+    return None if milliseconds < 0 else milliseconds / 1000

@@ -1,0 +1,296 @@
+"""What the processes of a host know together: who asks Redis, and what Redis last said of each identity.
+
+Two kinds of file in the state directory, mapped into memory, so that both cost some hundred nanoseconds a
+decision and no system call:
+
+* ``shared``: a few words for all. The first is the *era*: even while Redis decides, odd while the host does.
+  Whoever finds Redis away makes it odd, and from then on nobody of the host asks Redis, or else two would
+  give out one budget.
+* ``seen-...``: a table for each process, in which it writes what remained after each request that Redis let
+  through, *before* it looks at the era once more. So when a process makes the era odd and then reads the
+  tables, each request that was let through is either in a table or its process sees the change, and has the
+  host decide too. That is what makes the change of sides exact, and why half-written entries do no harm.
+
+Tables are as large as they will ever be. Two identities in one place share the less that remains: who
+floods it with made-up ones is believed to have used what he did.
+
+Knows nothing of Redis. Time is milliseconds of the monotonic clock, which the processes of a host share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from redis_infra.keys import digest
+from redis_infra.resilience.statedir import Process, StateDir
+
+__all__ = ["ERA", "FORGOTTEN", "LEASE", "NEEDED", "RESTARTED", "RUN", "Host", "Known", "Note", "monotonic_ms"]
+
+ERA, NEEDED, FORGOTTEN, RESTARTED, RUN, LEASE = range(6)
+"""Words that are shared: see :class:`Host`."""
+
+SLOTS: Final = 16_384
+SLOT: Final = 4
+"""Words of a slot: check and what is used; when Redis said so (its clock); until when it counts (ours); after
+which restart of the server it was asked."""
+_MASK: Final = SLOTS - 1
+_SHARED_BYTES: Final = 4096
+_TABLE_BYTES: Final = SLOTS * SLOT * 8
+_USED: Final = 0xFFFFFFFF
+_ANYBODY: Final = 0
+"""Check of a slot that two live identities share."""
+
+HOLD: Final = 300
+"""Milliseconds for which the host goes on deciding after somebody needed it to: no flapping within."""
+
+_LIBRARY_PATH: Final = "limits"
+
+
+def monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class Note(NamedTuple):
+    """A limit, as tables know it."""
+
+    salt: int
+    """What tells its identities from another limit's."""
+    window: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What Redis last said of one identity and limit."""
+
+    used: int
+    at: int
+    """When it said so, by its own clock."""
+    heard: int
+    until: int
+    """When all of that is forgotten."""
+    restarted: int
+    """The restart that was known of when it was asked: the server of another one may not remember it."""
+
+
+class Host:
+    """The eras of one database's limits on this host, and what its processes know.
+
+    ``words`` is memory that all share: the era; until when the host is needed; how often logs were
+    forgotten by hand; when Redis was found to be another run than before, and which run it is; until when
+    somebody is giving the limits back.
+
+    Without a usable directory the process is its own host: everything works, for it alone, and ``problem``
+    says why. Thread-safe; call :meth:`after_fork` in a forked child.
+    """
+
+    def __init__(self, state_dir: StateDir, about: str) -> None:
+        self._state_dir = state_dir
+        self._about = digest(about)
+        self.problem = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._tables: dict[str, memoryview] = {}
+        self._tables_of = -1
+        self.directory: Path | None = None
+        self.words = memoryview(bytearray(_SHARED_BYTES)).cast("Q")
+        self._table = memoryview(bytearray(_TABLE_BYTES)).cast("Q")
+        try:
+            self._open()
+        except OSError as error:
+            self.problem = self._state_dir.problem or f"{error}"
+
+    def _open(self) -> None:
+        with self._state_dir.entered(create=True):
+            boot = digest(_boot_id())
+            directory = Path(self._state_dir.where, f"{_LIBRARY_PATH}-{self._about}-{boot}")
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self.words = _mapped(directory / "shared", _SHARED_BYTES)
+        self._table = _mapped(self._claim(directory), _TABLE_BYTES)
+        self.directory = directory
+        self.problem = ""
+
+    def _claim(self, directory: Path) -> Path:
+        """Return the path of our own table: one that a dead process left, if there is one."""
+        own = directory / _table_name(Process.this())
+        for name, process in [] if own.exists() else _tables_in(directory):
+            if not process.alive:
+                with contextlib.suppress(OSError):  # somebody else was faster
+                    os.rename(directory / name, own)
+                    break
+        return own
+
+    @property
+    def shares(self) -> bool:
+        """Whether other processes of the host see what this one writes."""
+        return self.directory is not None
+
+    def after_fork(self) -> None:
+        """In a forked child: a table of its own; what it inherited is its parent's."""
+        _inherited.append((self.words, self._table, self._tables))
+        self._begin()
+
+    # Eras
+
+    @property
+    def decides(self) -> bool:
+        """Whether the host decides, rather than Redis."""
+        return bool(self.words[ERA] & 1)
+
+    def take_over(self, hold: int = HOLD) -> bool:
+        """Let the host decide, for ``hold`` milliseconds at least; return whether that is new.
+
+        Two who do it at once both succeed: an era is a time, and not a count.
+        """
+        now = monotonic_ms()
+        self.words[NEEDED] = max(self.words[NEEDED], now + hold)
+        if self.words[ERA] & 1:
+            return False
+        self.words[ERA] = time.monotonic_ns() | 1
+        return True
+
+    def hand_back(self) -> None:
+        """Let Redis decide again; it knows everything by now."""
+        self.words[ERA] = time.monotonic_ns() & ~1
+
+    def met(self, run_id: str) -> None:
+        """Take note of which run of the server answers: another one may have forgotten its logs."""
+        run = int(digest(run_id), 16)
+        before = self.words[RUN]
+        if run_id and before != run:
+            if before:
+                self.words[RESTARTED] = monotonic_ms()
+            self.words[RUN] = run
+
+    # What is known
+
+    def note(
+        self, notes: Sequence[Note], numbers: Sequence[int], remaining: Sequence[int], at: int, restarted: int
+    ) -> None:
+        """Write down what Redis says to remain, at ``at`` of its clock; before the era is looked at again.
+
+        ``numbers`` are the identities', one for each note; ``restarted`` is the word of that name from before
+        Redis was asked.
+        """
+        table, now = self._table, time.monotonic_ns() // 1_000_000
+        with self._lock:
+            for (salt, window, limit), number, left in zip(notes, numbers, remaining, strict=True):
+                fingerprint, used = number ^ salt, limit - left
+                slot, check, until = (fingerprint & _MASK) * SLOT, fingerprint >> 32 | 1, now + window
+                head = table[slot]
+                if head and table[slot + 2] > now:
+                    if head >> 32 != check:
+                        check, used = _ANYBODY, max(used, head & _USED)
+                        until = max(until, table[slot + 2])
+                    elif (table[slot + 3], table[slot + 1], head & _USED) > (restarted, at, used):
+                        continue  # another thread was told later, or more in the same millisecond
+                table[slot + 1] = at
+                table[slot + 2] = until
+                table[slot + 3] = restarted
+                table[slot] = check << 32 | used
+
+    def note_total(self, fingerprint: int, window: int, used: int, at: int, restarted: int) -> None:
+        """:meth:`note` for one log of which is known how much is used."""
+        self.note([Note(0, window, used)], [fingerprint], [0], at, restarted)
+
+    def known(self, fingerprint: int, window: int) -> Known | None:
+        """Return what any process of the host, living or dead, last knew; None if nothing counts."""
+        slot, check, now = (fingerprint & _MASK) * SLOT, fingerprint >> 32 | 1, monotonic_ms()
+        best: tuple[int, int, int] | None = None
+        found = None
+        for table in self._all_tables():
+            head, at, until, restarted = table[slot : slot + SLOT]
+            if until <= now or head >> 32 not in (check, _ANYBODY):
+                continue
+            rank = (restarted, at, head & _USED)
+            if best is None or rank > best:
+                best, found = rank, Known(head & _USED, at, min(until - window, now), until, restarted)
+        return found if found and found.used else None
+
+    def _all_tables(self) -> Iterator[memoryview]:
+        """Yield every table; looks for new ones once an era: what counts has been written by then."""
+        era = self.words[ERA] ^ self.words[RESTARTED]
+        if self._tables_of != era and self.directory is not None:
+            own = _table_name(Process.this())
+            known, found = self._tables, {}
+            for name, _ in _tables_in(self.directory):
+                if name != own:
+                    with contextlib.suppress(OSError):  # renamed by its heir between two lines
+                        path = self.directory / name
+                        found[name] = known.get(name) or _mapped(path, _TABLE_BYTES, create=False)
+            self._tables, self._tables_of = found, era
+        yield self._table
+        yield from list(self._tables.values())
+
+    def unlearn(self, notes: Sequence[Note], numbers: Sequence[int]) -> None:
+        """Know that nothing is used, although Redis did not say so: logs were forgotten by hand."""
+        for note, number in zip(notes, numbers, strict=True):
+            known = self.known(number ^ note.salt, note.window)
+            if known is not None:
+                self.note([note], [number], [note.limit], known.at + 1, known.restarted)
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, in plain values."""
+        return {
+            "decides": self.decides,
+            "since": self.words[ERA] / 1e9 if self.decides else None,
+            "shares": self.shares,
+            "problem": self.problem,
+        }
+
+
+_inherited: list[object] = []
+"""Maps that a fork brought along: let go of nothing, the parent uses them."""
+
+
+def _boot_id() -> str:
+    """Return what tells this run of the machine from others: monotonic time begins anew with it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return f"{(time.time() - time.monotonic()) // 600:.0f}"
+
+
+def _table_name(process: Process) -> str:
+    return f"seen-{process.pid}-{process.start}"
+
+
+def _tables_in(directory: Path) -> list[tuple[str, Process]]:
+    found = []
+    for name in sorted(os.listdir(directory)):
+        kind, _, rest = name.partition("-")
+        pid, _, start = rest.partition("-")
+        if kind == "seen" and pid.isdecimal() and start:
+            found.append((name, Process(int(pid), start)))
+    return found
+
+
+def _mapped(path: Path, size: int, *, create: bool = True) -> memoryview:
+    """Return a file as words in memory. Its room is reserved first: a full disk is an error, not a SIGBUS."""
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
+    try:
+        if os.fstat(descriptor).st_size < size:
+            if not create:
+                raise OSError(f"{path} is not a whole table")
+            _reserve(descriptor, size)
+        return memoryview(mmap.mmap(descriptor, size)).cast("Q")
+    finally:
+        os.close(descriptor)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.pwrite(descriptor, bytes(size), 0)

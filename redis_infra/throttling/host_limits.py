@@ -1,0 +1,155 @@
+"""How the limits of one database are kept without Redis, and what it takes to give them back.
+
+Brings together what the processes of the host know (:mod:`.host`) and the logs that they keep
+(:mod:`.host_store`), and stands in for the latter with the process' own memory where there is no usable
+directory. The database asks it, as its companion, when it has recovered.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from redis_infra.connection.scripts import Talk
+from redis_infra.resilience.prober import Prober
+from redis_infra.resilience.statedir import StateDir
+from redis_infra.throttling.host import LEASE, NEEDED, Host, monotonic_ms
+from redis_infra.throttling.host_store import HostBusy, HostStore, Row
+from redis_infra.throttling.plans import Entry
+
+__all__ = ["HostLimits"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TURN: Final = 2000
+"""Milliseconds for which the others leave it to one process to give the limits back."""
+MOST_ALONE: Final = 10_000
+"""Logs that a process keeps where it is alone: they are in its memory."""
+
+
+class HostLimits:
+    """The limits of one database on this host. Thread-safe; raises nothing because of the disk."""
+
+    def __init__(self, state_dir: StateDir, keyspace: str, hosts: int, prober: Prober) -> None:
+        self.host = Host(state_dir, keyspace)
+        self._shared = HostStore(self.host, hosts)
+        self._alone = HostStore(self.host, hosts, in_memory=True, most=MOST_ALONE)
+        self._prober = prober
+        self._said = ""
+
+    # Decisions
+
+    def take_over(self) -> None:
+        """This process finds Redis away: from now on nobody of the host asks it."""
+        if self.host.take_over():
+            self._prober.wake()
+            logger.info("redis_infra.limits_kept_by_host")
+
+    def look_after(self) -> None:
+        """Redis is well for this process, but the host decides: see to it that somebody ends that."""
+        if not self._prober.alive:
+            self._prober.wake()
+
+    def hit(self, entries: Sequence[Entry], cost: int, *, needed: bool) -> tuple[list[int], str] | None:
+        """Decide here; None if Redis decides again by now.
+
+        Raises:
+            HostBusy: others kept the logs for too long.
+        """
+        if self.host.shares:
+            try:
+                reply = self._shared.hit(entries, cost, needed=needed)
+            except (OSError, sqlite3.Error) as error:
+                self._not_shared(str(error))
+            else:
+                return (reply, "host") if reply is not None else None
+        else:
+            self._not_shared(self.host.problem)
+        reply = self._alone.hit(entries, cost, needed=needed)
+        return (reply, "process") if reply is not None else None
+
+    def forget(self, entries: Sequence[Entry]) -> int:
+        """Drop what is kept here; return how many logs that were."""
+        names = [entry.name for entry in entries]
+        return sum(self._each(lambda store: store.forget(names)))
+
+    def refund(self, entries: Sequence[Entry], cost: int, charged: int) -> bool:
+        """Take back what was charged here; return whether it was still here to be taken back."""
+        if not self.host.decides:
+            return False
+        self._each(lambda store: store.refund(entries, cost, charged))
+        return True
+
+    def forget_where(self, label_prefix: str) -> int:
+        """Drop the logs of limits whose label begins so; return how many there were."""
+        return sum(self._each(lambda store: store.forget_where(label_prefix)))
+
+    def rows(self) -> list[Row]:
+        """Every log that is kept here, for people to look at."""
+        return [row for rows in self._each(lambda store: store.rows()) for row in rows]
+
+    def _each(self, step: Callable[[HostStore], T]) -> list[T]:
+        """Return what a step comes to in each store that was ever used, and can be."""
+        found = []
+        for store in (self._shared, self._alone):
+            try:
+                if store.exists:
+                    found.append(step(store))
+            except (OSError, sqlite3.Error, HostBusy) as error:
+                self._not_shared(str(error))
+        return found
+
+    def _not_shared(self, problem: str) -> None:
+        self.host.problem = problem
+        if problem != self._said:
+            self._said = problem
+            logger.warning("redis_infra.limits_not_shared problem=%s", problem)
+
+    # As the companion of a database
+
+    def met(self, run_id: str) -> None:
+        self.host.met(run_id)
+
+    def due(self) -> float | None:
+        """Return the seconds until the limits can be given back; None while Redis has them."""
+        if not self.host.decides:
+            return None
+        now, words = monotonic_ms(), self.host.words
+        return max(words[NEEDED] - now, words[LEASE] - now, 0) / 1000
+
+    def talk(self) -> Talk:
+        """Tell Redis what was let through without it, and let it decide again."""
+        self.host.words[LEASE] = monotonic_ms() + TURN
+        try:
+            if self._alone.exists:
+                yield from self._alone.handing_back(last=not self.host.shares)
+            try:
+                if self.host.shares:
+                    yield from self._shared.handing_back(last=True)
+            except (OSError, sqlite3.Error) as error:
+                # The file is gone or damaged, and what stood in it is lost; limits go on all the same.
+                self._not_shared(str(error))
+                self._shared.remove()
+            if self.host.decides:
+                self.host.hand_back()
+            logger.info("redis_infra.limits_kept_by_redis")
+        except HostBusy:
+            return  # to be asked again
+        finally:
+            self.host.words[LEASE] = 0
+
+    def after_fork(self) -> None:
+        self.host.after_fork()
+        self._shared.after_fork()
+        self._alone.after_fork()
+
+    def close(self) -> None:
+        self._shared.close()
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, in plain values."""
+        return self.host.status()

@@ -1,0 +1,395 @@
+"""Logs that the processes of a host keep together while Redis is away: SQLite in the state directory.
+
+Exact among all of them, and across a ``kill -9``: one transaction a decision, in which the era is looked at
+again. Nothing is synced, so the machine's own death forgets them. Each host of ``HOSTS`` gives out its share
+of a limit, and counts what Redis was last known to have let through.
+
+What was let through without Redis waits here until it is in Redis' logs: see :meth:`HostStore.handing_back`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from redis_infra.connection.failures import classify
+from redis_infra.connection.scripts import Talk
+from redis_infra.throttling import sliding_log
+from redis_infra.throttling.host import RESTARTED, Host, monotonic_ms
+from redis_infra.throttling.local import Name, decide
+from redis_infra.throttling.plans import MERGE, Entry, salt_of
+from redis_infra.throttling.sliding_log import Log, Terms
+
+__all__ = ["HostBusy", "HostStore"]
+
+logger = logging.getLogger(__name__)
+
+PATIENCE: Final = 0.1
+"""Seconds that a decision waits for its turn; a transaction takes a tenth of a millisecond."""
+MOST_ROWS: Final = 250_000
+"""Identities with a log of their own, some 50 MB; beyond them newcomers share."""
+FEW: Final = 100
+"""Logs that are handed back with everybody waiting."""
+COUNT_EVERY: Final = 4096
+
+_FILE: Final = "logs.sqlite3"
+
+_SCHEMA: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
+CREATE TABLE IF NOT EXISTS logs (
+    label TEXT NOT NULL, identity TEXT NOT NULL, key TEXT NOT NULL,
+    window INTEGER NOT NULL, grain INTEGER NOT NULL,
+    log TEXT NOT NULL, pending TEXT NOT NULL, token TEXT NOT NULL, until INTEGER NOT NULL,
+    PRIMARY KEY (label, identity)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ends ON logs (until);
+"""
+_COLUMNS: Final = "label, identity, key, window, grain, log, pending, token, until"
+_SELECT: Final = f"SELECT {_COLUMNS} FROM logs"  # noqa: S608  # no value is in it, here and below
+_WRITE: Final = f"INSERT OR REPLACE INTO logs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_TOLD: Final = "UPDATE logs SET pending = '[]', token = '' WHERE label = ? AND identity = ? AND token = ?"
+
+
+class HostBusy(Exception):
+    """Others kept the logs for longer than a request may wait."""
+
+
+class Row(NamedTuple):
+    """One identity's log: what was let through, and what of it is on its way to Redis under ``token``."""
+
+    name: Name
+    key: str
+    window: int
+    grain: int
+    log: Log
+    pending: Log
+    token: str
+    until: int
+
+    @property
+    def fingerprint(self) -> int:
+        return int(self.name.identity[:16], 16) ^ salt_of(self.name.label)
+
+    def live(self, now: int) -> Log:
+        """All that counts and that Redis may not know."""
+        return sliding_log.live(sliding_log.merge(self.log, self.pending), now, self.window)
+
+
+class HostStore:
+    """The logs of one database's limits on this host.
+
+    Thread-safe; call :meth:`after_fork` in a forked child. Waits for other processes :data:`PATIENCE` at
+    most, in an event loop too.
+
+    Raises (all methods):
+        HostBusy: it was not this process' turn in time.
+        OSError, sqlite3.Error: the directory is not usable.
+    """
+
+    source = "host"
+
+    def __init__(self, host: Host, hosts: int, *, in_memory: bool = False, most: int = MOST_ROWS) -> None:
+        self._host = host
+        self._hosts = hosts
+        self._in_memory = in_memory
+        self._most = most
+        self._wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._rows = 0
+        self._until_count = 0
+
+    def after_fork(self) -> None:
+        """In a forked child: a connection of its own; closing the parent's would take its locks away."""
+        _inherited.append(self._database)
+        self._reset()
+
+    def close(self) -> None:
+        """Close the file; usable again afterwards."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+
+    def remove(self) -> None:
+        """Remove the file, so that the next one is whole."""
+        self.close()
+        if self._host.directory is not None:
+            for path in self._host.directory.glob(f"{_FILE}*"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything can be in it."""
+        if self._in_memory:
+            return self._database is not None
+        return self._host.directory is not None and (self._host.directory / _FILE).exists()
+
+    # Decisions
+
+    def hit(self, entries: Sequence[Entry], cost: int, *, needed: bool) -> list[int] | None:
+        """Charge ``cost`` to all logs or to none, and return the script's reply.
+
+        None where Redis decides again by now; unless the host is ``needed`` to, which begins an era.
+        """
+        with self._transaction() as database:
+            if not self._host.decides and not needed:
+                return None
+            if needed:
+                self._host.take_over()
+            now = monotonic_ms()
+            offset = self._wall_ms() - now
+            rows = [self._row(database, entry) for entry in entries]
+            terms = [self._share(entry.terms) for entry in entries]
+            logs = [self._counted(row, entry, now, offset) for row, entry in zip(rows, entries, strict=True)]
+            reply, charged = decide(logs, terms, now, cost, offset)
+            if charged:
+                for row, each in zip(rows, terms, strict=True):
+                    sliding_log.charge(row.log, sliding_log.stamp_of(now, each, offset), cost)
+                    self._write(database, row, now)
+            return reply
+
+    def refund(self, entries: Sequence[Entry], cost: int, charged: int) -> None:
+        """Take back what was charged at ``charged``, as far as Redis has not been told of it."""
+        with self._transaction() as database:
+            now = monotonic_ms()
+            for entry in entries:
+                row = self._row(database, entry)
+                stamp = sliding_log.stamp_of(charged, entry.terms, self._wall_ms() - now)
+                sliding_log.refund(row.log, stamp, cost)
+                self._write(database, row, now)
+
+    def forget(self, names: Iterable[Name]) -> int:
+        """Drop these logs; return how many there were."""
+        with self._transaction() as database:
+            return sum(
+                database.execute("DELETE FROM logs WHERE label = ? AND identity = ?", name).rowcount
+                for name in names
+            )
+
+    def forget_where(self, label_prefix: str) -> int:
+        """Drop the logs of limits whose label begins so; return how many there were."""
+        with self._transaction() as database:
+            pattern = f"{_glob(label_prefix)}*"
+            return database.execute("DELETE FROM logs WHERE label GLOB ?", (pattern,)).rowcount
+
+    def rows(self) -> list[Row]:
+        """Every log that counts now."""
+        with self._transaction() as database:
+            found = database.execute(f"{_SELECT} WHERE until > ?", (monotonic_ms(),))
+            return [_row_of(each) for each in found]
+
+    def _share(self, terms: Terms) -> Terms:
+        """Return this host's part of a limit: rounded up, so that it is never nothing."""
+        return terms._replace(limit=-(-terms.limit // self._hosts))
+
+    def _counted(self, row: Row, entry: Entry, now: int, offset: int) -> Log:
+        """Return what counts against an identity here: its log, and what Redis last knew."""
+        log, terms = row.live(now), entry.terms
+        known = self._host.known(entry.fingerprint, entry.terms.window)
+        if known is None:
+            return log
+        # As much of the share as leaves no more than the least that was known to remain.
+        used = max(0, self._share(terms).limit - max(0, terms.limit - known.used))
+        return sliding_log.live(
+            sliding_log.merge(
+                log, [[sliding_log.stamp_of(known.heard, terms, offset), used]] if used else []
+            ),
+            now,
+            terms.window,
+        )
+
+    def _row(self, database: sqlite3.Connection, entry: Entry) -> Row:
+        found = self._find(database, entry.name)
+        if found is None and self._is_full(database):
+            shared = entry.name.shared
+            found = self._find(database, shared) or Row(
+                shared, "", entry.terms.window, entry.terms.grain, [], [], "", 0
+            )
+        return found or Row(entry.name, entry.key, entry.terms.window, entry.terms.grain, [], [], "", 0)
+
+    @staticmethod
+    def _find(database: sqlite3.Connection, name: Name) -> Row | None:
+        found = database.execute(f"{_SELECT} WHERE label = ? AND identity = ?", name).fetchone()
+        return _row_of(found) if found else None
+
+    def _write(self, database: sqlite3.Connection, row: Row, now: int) -> None:
+        log = sliding_log.live(row.log, now, row.window)
+        if not log and not row.pending:
+            database.execute("DELETE FROM logs WHERE label = ? AND identity = ?", row.name)
+            return
+        until = max(entry[0] for entry in (*log, *row.pending)) + row.window
+        texts = json.dumps(log), json.dumps(row.pending)
+        database.execute(_WRITE, (*row.name, row.key, row.window, row.grain, *texts, row.token, until))
+
+    def _is_full(self, database: sqlite3.Connection) -> bool:
+        self._until_count -= 1
+        if self._until_count <= 0:
+            self._until_count = COUNT_EVERY
+            database.execute("DELETE FROM logs WHERE until <= ?", (monotonic_ms(),))
+            self._rows = database.execute("SELECT COUNT(*) FROM logs").fetchone()[0]
+        self._rows += 1
+        return self._rows > self._most
+
+    # The way back
+
+    def handing_back(self, *, last: bool) -> Talk:
+        """Tell Redis what was let through without it; returns how many logs that were.
+
+        With the ``last`` of the host's stores Redis decides again, from the moment when it knows everything.
+
+        A conversation without I/O, for whoever has a connection. Each log is frozen under a token before it
+        is sent, so that it is added once, whoever dies in between. Most are sent while requests go on being
+        decided here; the last few while they wait.
+        """
+        told = 0
+        while True:
+            with self._transaction() as database:
+                self._freeze(database)
+                rows = self._frozen(database)
+                if len(rows) <= FEW:
+                    # Nobody decides here now, and who waits for it will see that the era is over.
+                    told += yield from self._telling(rows)
+                    database.execute("DELETE FROM logs")
+                    if last:
+                        self._host.hand_back()
+                    return told
+            told += yield from self._telling(rows)
+            with self._transaction() as database:
+                for row in rows:
+                    database.execute(_TOLD, (*row.name, row.token))
+
+    def _freeze(self, database: sqlite3.Connection) -> None:
+        """Put what is new under a token; what has one keeps it, since it may be on its way already."""
+        now = monotonic_ms()
+        database.execute("DELETE FROM logs WHERE until <= ?", (now,))
+        found = database.execute(f"{_SELECT} WHERE token = '' AND log != '[]'").fetchall()
+        for each in found:
+            row = _row_of(each)
+            frozen = sliding_log.live(row.log, now, row.window)
+            if frozen and row.key:
+                self._write(database, row._replace(log=[], pending=frozen, token=os.urandom(8).hex()), now)
+
+    @staticmethod
+    def _frozen(database: sqlite3.Connection) -> list[Row]:
+        found = database.execute(f"{_SELECT} WHERE token != ''")
+        return [_row_of(each) for each in found]
+
+    def _telling(self, rows: Sequence[Row]) -> Talk:
+        told = 0
+        for row in rows:
+            restarted = self._host.words[RESTARTED]
+            known = self._host.known(row.fingerprint, row.window)
+            lost = known is not None and known.restarted != restarted
+            now = monotonic_ms()
+            ages = [number for stamp, count in row.pending for number in (max(0, now - stamp), count)]
+            try:
+                at, total = yield from MERGE.talk(
+                    (row.key, f"{row.key}:+{row.token}"),
+                    row.window,
+                    row.grain,
+                    *((known.used, known.at) if known is not None and lost else (0, 0)),
+                    *ages,
+                )
+            except Exception as error:
+                if classify(error) is not None:
+                    raise
+                # A key of another type, say: it would keep the host from ever coming back.
+                logger.error("redis_infra.limit_not_told cause=%s", type(error).__name__, exc_info=error)
+                continue
+            self._host.note_total(row.fingerprint, row.window, total, at, restarted)
+            told += 1
+        return told
+
+    # The file
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        deadline = time.monotonic() + PATIENCE
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise HostBusy("other threads keep the logs")
+        try:
+            database = self._database or self._open(deadline)
+            _within(deadline, lambda: database.execute("BEGIN IMMEDIATE"))
+            try:
+                yield database
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # a damaged file cannot even do that
+                    database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            if not _is_busy(error):
+                self._drop()  # opened anew next time: the file may have been removed or damaged
+            raise
+        finally:
+            self._lock.release()
+
+    def _open(self, deadline: float) -> sqlite3.Connection:
+        path = ":memory:" if self._in_memory else self._path()
+        database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            _within(deadline, lambda: database.executescript(_SCHEMA))
+        except BaseException:
+            database.close()
+            raise
+        self._database = database
+        return database
+
+    def _path(self) -> str:
+        if self._host.directory is None:
+            raise OSError(self._host.problem)
+        path = self._host.directory / _FILE
+        path.touch(mode=0o600)
+        return str(path)
+
+
+def _within(deadline: float, step: Callable[[], Any]) -> None:
+    """Do a step that needs the file for itself; in turns of less than a millisecond until the deadline."""
+    while True:
+        try:
+            step()
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            if time.monotonic() > deadline:
+                raise HostBusy("other processes keep the logs") from error
+        # SQLite's own waiting grows to 100 ms a turn, after which a request is over.
+        time.sleep(random.uniform(0.0001, 0.001))  # noqa: S311  # jitter, not a secret
+
+
+def _glob(text: str) -> str:
+    """Return a pattern of SQLite's that matches exactly ``text``."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", text)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _row_of(found: Sequence[Any]) -> Row:
+    label, identity, key, window, grain, log, pending, token, until = found
+    return Row(Name(label, identity), key, window, grain, json.loads(log), json.loads(pending), token, until)
+
+
+_inherited: list[object] = []
+"""Connections that a fork brought along: closing them would end the parent's locks."""

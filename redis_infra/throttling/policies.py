@@ -1,0 +1,158 @@
+"""Policies: which limits hold together, for whom, and what an outage means for them.
+
+Read from ``REDIS_INFRA["THROTTLE"]``: ``RATES`` are policies of one identity, ``POLICIES`` say more. Knows
+nothing of Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from redis_infra.conf import Report, ThrottleSettings, did_you_mean
+from redis_infra.conf.schema import raise_error
+from redis_infra.exceptions import SettingsError
+from redis_infra.throttling.identity import Key, parse_key
+from redis_infra.throttling.rates import Rate
+
+__all__ = ["Limit", "Policy", "load_policies", "make_policy"]
+
+_AUTH: Final[Mapping[str, Any]] = {
+    # Credential stuffing in one call: one account from one address, one address, one account from anywhere.
+    # The last is for a second factor or a captcha rather than a lock: else anybody locks anybody out.
+    "limits": [("5/15min", "ip+username"), ("20/15min", "ip"), ("30/h", "username")],
+    "headers": False,
+    "refund_on": "success",
+}
+_OPTIONS: Final = ("limits", "rate", "key", "on_outage", "headers", "refund_on")
+_OUTAGES: Final = ("host", "deny", "allow")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of a policy: how many, and for whom."""
+
+    rate: Rate
+    key: Key = field(default_factory=lambda: parse_key("user_or_ip"))
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Limits that hold together: a request passes all of them or is charged to none.
+
+    ``on_outage``: ``host`` (the processes of the host go on counting), ``deny`` or ``allow``. ``refund_on``
+    is ``"success"`` where a request that succeeded is to be given back: a login. Frozen; each is its own, and
+    hashed at no cost.
+    """
+
+    name: str
+    limits: tuple[Limit, ...]
+    on_outage: str = "host"
+    headers: bool = True
+    refund_on: str | None = None
+    group: str = ""
+    """What is forgotten together: ``"drf"`` goes with ``cache.clear()``, as stock DRF's throttles do."""
+
+    @cached_property
+    def named_rates(self) -> tuple[tuple[str, Rate], ...]:
+        """Each limit's name, as headers show it, and rate: the policy's own where it has but one."""
+        if len(self.limits) == 1:
+            return ((self.name, self.limits[0].rate),)
+        return tuple(
+            (f"{self.name}-{limit.key.name}-{limit.rate.period}", limit.rate) for limit in self.limits
+        )
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """Whom each limit is for."""
+        return tuple(limit.key for limit in self.limits)
+
+    def identities(self, request: Any) -> tuple[str, ...]:
+        """Return whom a request is charged to, for each limit."""
+        found = {key: key.of(request) for key in dict.fromkeys(self.keys)}
+        return tuple(found[key] for key in self.keys)
+
+
+def make_policy(name: str, rate: Rate | None, key: Key | None = None, **options: Any) -> Policy:
+    """Return the policy of one rate (and what it has to hold with) for one identity; None has no limits."""
+    key = key if key is not None else parse_key("user_or_ip")
+    return Policy(name, tuple(Limit(each, key) for each in (rate if rate is not None else ())), **options)
+
+
+def load_policies(throttle: ThrottleSettings, report: Report = raise_error) -> Mapping[str, Policy]:
+    """Return every policy by name: those of ``RATES``, and over them ``POLICIES``.
+
+    Raises:
+        SettingsError: a rate, a key or an option is wrong; the text names the setting and the value. With a
+            ``report`` that returns, that policy is left out.
+    """
+    where = "REDIS_INFRA['THROTTLE']"
+    found: dict[str, Policy] = {}
+    for name, text in throttle.rates.items():
+        raw: Any = {**_AUTH, "limits": _auth_limits(text)} if name == "auth" else text
+        _load(found, name, raw, f"{where}['RATES'][{name!r}]", throttle, report)
+    for name, said in throttle.policies.items():
+        is_partial = name == "auth" and isinstance(said, Mapping) and "rate" not in said
+        raw = {**_AUTH, **said} if is_partial else said  # type: ignore[dict-item]
+        _load(found, name, raw, f"{where}['POLICIES'][{name!r}]", throttle, report)
+    return found
+
+
+def _auth_limits(text: str | None) -> list[tuple[str, str]]:
+    """Return the limits of ``auth`` with what RATES say of it in the first place; None takes all away."""
+    if text is None:
+        return []
+    return [(text, "ip+username"), *_AUTH["limits"][1:]]
+
+
+def _load(
+    found: dict[str, Policy], name: str, raw: Any, label: str, throttle: ThrottleSettings, report: Report
+) -> None:
+    try:
+        found[name] = _read(name, raw, throttle)
+    except SettingsError as error:
+        report("value", SettingsError(f"{label}: {error}"))
+
+
+def _read(name: str, raw: Any, throttle: ThrottleSettings) -> Policy:
+    options = dict(raw) if isinstance(raw, Mapping) else {"limits": raw}
+    for option in options:
+        if option not in _OPTIONS:
+            raise SettingsError(f"{option!r} is not an option of a policy{did_you_mean(option, _OPTIONS)}")
+    limits = tuple(_limits(options))
+    alike = [(limit.rate.window_ms, limit.rate.fixed, limit.key) for limit in limits]
+    if len(set(alike)) < len(alike):
+        raise SettingsError("two limits have the same window and the same key; keep the smaller one")
+    on_outage = options.get("on_outage", throttle.on_outage)
+    if on_outage not in _OUTAGES:
+        raise SettingsError(f"on_outage {on_outage!r} is not a choice{did_you_mean(on_outage, _OUTAGES)}")
+    if name == "auth" and on_outage == "allow":
+        if "on_outage" in options:
+            raise SettingsError(
+                "on_outage 'allow' would open the login to guessing whenever Redis is down; "
+                "write 'host' or 'deny'"
+            )
+        on_outage = "host"
+    headers, refund_on = options.get("headers", True), options.get("refund_on")
+    if not isinstance(headers, bool):
+        raise SettingsError(f"headers {headers!r} is neither True nor False")
+    if refund_on not in (None, "success", "2xx"):
+        raise SettingsError(f"refund_on {refund_on!r} is not a choice; write None, 'success' or '2xx'")
+    return Policy(name, limits, on_outage, headers, refund_on)
+
+
+def _limits(options: Mapping[str, Any]) -> Iterable[Limit]:
+    """Yield what ``limits`` (or ``rate``) and ``key`` say: one text, or texts and (rate, key) pairs."""
+    if "limits" in options and "rate" in options:
+        raise SettingsError("a policy has 'limits' or 'rate', not both")
+    raw, key = options.get("limits", options.get("rate")), parse_key(options.get("key", "user_or_ip"))
+    for item in raw if isinstance(raw, list | tuple) else [raw]:
+        if isinstance(item, list | tuple):
+            if len(item) != 2:
+                raise SettingsError(f"{item!r} is not a limit; write ('5/15min', 'ip')")
+            rate, own = Rate.parse(item[0]), parse_key(item[1])
+        else:
+            rate, own = Rate.parse(item), key
+        yield from (Limit(each, own) for each in (rate if rate is not None else ()))

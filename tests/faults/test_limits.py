@@ -1,0 +1,517 @@
+"""Limits hold while Redis is killed, frozen, full, read-only or locked; among all processes of a host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redis_infra.conf import Settings
+from redis_infra.exceptions import SettingsError
+from redis_infra.throttling import Decision, RateLimiter
+from redis_infra.throttling.host import Host
+from tests.forking import in_child
+from tests.throttling.crowd import Crowd, slowest, sources, wait_until, worst
+
+if TYPE_CHECKING:
+    from redis_infra.testing import RedisServer
+
+PATIENT = 1.0
+"""Seconds within which a limiter's 100 ms have passed, on a machine with much else to do."""
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    from redis_infra.testing import RedisServer
+
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def said(server: RedisServer, tmp_path: Path) -> dict[str, Any]:
+    """What REDIS_INFRA says."""
+    return {"URL": server.url, "STATE_DIR": str(tmp_path / "state")}
+
+
+@pytest.fixture
+def limiter(said: dict[str, Any]) -> RateLimiter:
+    return made(said)
+
+
+def made(said: dict[str, Any], **throttle: Any) -> RateLimiter:
+    return RateLimiter(settings=Settings.load({**said, "THROTTLE": throttle}, environ={}))
+
+
+def hits(limiter: RateLimiter, policy: str, identity: str, count: int) -> list[bool]:
+    return [bool(limiter.hit(policy, identity)) for _ in range(count)]
+
+
+def host_of(limiter: RateLimiter) -> Host:
+    assert limiter.remote is not None
+    return limiter.remote.limits.host
+
+
+def wait_for(what: Callable[[], object], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def back_with_redis(limiter: RateLimiter) -> None:
+    """Wait until Redis decides again."""
+    wait_for(lambda: not host_of(limiter).decides)
+
+
+# --- nobody gets a budget twice -------------------------------------------------------------------------
+
+
+def test_an_outage_begins_with_what_redis_last_knew(server: RedisServer, limiter: RateLimiter) -> None:
+    assert hits(limiter, "5/15min", "bob", 3) == [True] * 3
+    server.kill()
+    assert hits(limiter, "5/15min", "bob", 4) == [True, True, False, False]
+
+
+def test_nobody_begins_anew_when_redis_is_back(server: RedisServer, limiter: RateLimiter) -> None:
+    """The server has lost everything with its restart: what it knew and what came since are told to it."""
+    hits(limiter, "5/15min", "bob", 3)
+    hits(limiter, "5/15min", "eve", 5)
+    server.kill()
+    assert hits(limiter, "5/15min", "bob", 1) == [True]
+    server.start()
+    back_with_redis(limiter)
+    assert hits(limiter, "5/15min", "bob", 3) == [True, False, False]
+    assert hits(limiter, "5/15min", "eve", 1) == [False], "nobody asked for her in the outage"
+
+
+def test_a_restart_that_nobody_noticed_gives_no_fresh_budget(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    hits(limiter, "5/15min", "bob", 5)
+    server.restart()
+    time.sleep(1.1)  # an idle connection is looked at before it is used, so nobody meets the break
+    decision = limiter.hit("5/15min", "bob")
+    assert not decision
+    assert limiter.peek("5/15min", "bob").remaining == 0
+
+
+def test_what_a_server_kept_over_a_restart_is_not_counted_twice(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    hits(limiter, "5/15min", "bob", 2)
+    server.command("SAVE")
+    server.restart()
+    time.sleep(1.1)
+    assert limiter.hit("5/15min", "bob").remaining == 2
+
+
+def test_what_was_let_through_in_an_outage_is_told_once(server: RedisServer, limiter: RateLimiter) -> None:
+    server.freeze()
+    assert hits(limiter, "20/15min", "bob", 4) == [True] * 4
+    server.thaw()
+    back_with_redis(limiter)
+    # The first question went out before the server was found frozen, and was executed when it thawed.
+    assert limiter.peek("20/15min", "bob").remaining in (15, 16)
+
+
+def test_a_second_outage_knows_of_the_first(server: RedisServer, limiter: RateLimiter) -> None:
+    for _ in range(2):
+        server.kill()
+        assert hits(limiter, "5/15min", "bob", 2) == [True, True]
+        server.start()
+        back_with_redis(limiter)
+    server.kill()
+    assert hits(limiter, "5/15min", "bob", 2) == [True, False]
+
+
+def test_a_process_that_comes_later_knows_what_the_others_knew(
+    said: dict[str, Any], server: RedisServer
+) -> None:
+    """Also one that begins when Redis is away, of identities that only a dead process has asked for."""
+    crowd = Crowd(said, ["5/15min"], ["bob"], size=1, most=3)
+    with crowd:
+        crowd.go()
+        assert sum(answer.allowed for answer in crowd.answers()) == 3
+    server.kill()
+    assert hits(made(said), "5/15min", "bob", 4) == [True, True, False, False]
+
+
+def test_limits_of_several_identities_hold_together_in_an_outage(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    server.kill()
+    guesses = [bool(limiter.hit("auth", {"ip": "203.0.113.9", "username": name})) for name in ["bob"] * 6]
+    assert guesses == [True] * 5 + [False]
+    others = [bool(limiter.hit("auth", {"ip": "203.0.113.9", "username": f"u{n}"})) for n in range(16)]
+    assert others == [True] * 15 + [False], "20 from one address"
+
+
+TROUBLES = ("kill", "freeze", "restart", "flap")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_eight_processes_never_exceed_a_limit_whatever_becomes_of_redis(
+    server: RedisServer, said: dict[str, Any], seed: int
+) -> None:
+    dice = random.Random(seed)
+    crowd = Crowd(said, ["20/2s", "5/1s"], ["bob", "eve"], size=8, pause=0.002)
+    with crowd:
+        crowd.go()
+        for what in dice.sample(TROUBLES, len(TROUBLES)):
+            _trouble(server, what, dice)
+            wait_until(time.monotonic() + dice.uniform(0.2, 1.2))
+        answers = crowd.answers()
+    assert worst([a for a in answers if a.policy == "20/2s"], 2.0) <= 20
+    assert worst([a for a in answers if a.policy == "5/1s"], 1.0) <= 5
+    assert sources(answers)["redis"], "Redis decided between"
+    assert {answer.source for answer in answers} >= {"redis", "host"}
+    assert slowest(answers) < PATIENT
+
+
+def _trouble(server: RedisServer, what: str, dice: random.Random) -> None:
+    if what == "kill":
+        server.kill()
+        wait_until(time.monotonic() + dice.uniform(0.5, 1.0))
+        server.start()
+    elif what == "freeze":
+        server.freeze()
+        wait_until(time.monotonic() + dice.uniform(0.3, 1.0))
+        server.thaw()
+    elif what == "restart":
+        server.restart()
+    else:
+        for _ in range(4):
+            server.freeze()
+            wait_until(time.monotonic() + 0.12)
+            server.thaw()
+            wait_until(time.monotonic() + 0.15)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_eight_processes_never_exceed_a_limit_for_long(
+    server: RedisServer, said: dict[str, Any], seed: int
+) -> None:
+    dice = random.Random(seed)
+    crowd = Crowd(said, ["20/2s", "5/1s", "3/300ms"], ["bob", "eve"], size=8, pause=0.002)
+    with crowd:
+        crowd.go()
+        for _ in range(20):
+            _trouble(server, dice.choice(TROUBLES), dice)
+            wait_until(time.monotonic() + dice.uniform(0.05, 1.2))
+        answers = crowd.answers()
+    for policy, limit, window in (("20/2s", 20, 2.0), ("5/1s", 5, 1.0), ("3/300ms", 3, 0.3)):
+        assert worst([a for a in answers if a.policy == policy], window) <= limit
+
+
+def test_processes_that_are_killed_take_nothing_with_them(server: RedisServer, said: dict[str, Any]) -> None:
+    """kill -9 at random moments of an outage, others in their place: the limit holds, and Redis learns it."""
+    dice = random.Random(7)
+    server.kill()
+    crowd = Crowd(said, ["20/60s"], ["bob"], size=3, pause=0.01)
+    with crowd:
+        crowd.go()
+        for _ in range(6):
+            wait_until(time.monotonic() + dice.uniform(0.01, 0.15))
+            victim = crowd.processes.pop(0)
+            victim.kill()
+            victim.wait(10)
+            for pipe in (victim.stdin, victim.stdout):
+                assert pipe is not None
+                pipe.close()
+            crowd.processes.append(crowd.start())
+            newcomer = crowd.processes[-1]
+            assert newcomer.stdout is not None
+            assert newcomer.stdin is not None
+            newcomer.stdout.readline()
+            newcomer.stdin.write("go\n")
+            newcomer.stdin.flush()
+        wait_until(time.monotonic() + 0.3)
+        crowd.answers()
+    limiter = made(said)
+    assert not limiter.hit("20/60s", "bob"), "others have used it up"
+    server.start()
+    back_with_redis(limiter)
+    assert limiter.peek("20/60s", "bob").remaining == 0
+
+
+# --- how long anybody waits -----------------------------------------------------------------------------
+
+
+def test_one_question_waits_for_a_frozen_server_and_the_others_do_not(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    limiter.hit("1000/min", "bob")
+    server.freeze()
+    took = []
+    for _ in range(20):
+        begin = time.monotonic()
+        assert limiter.hit("1000/min", "bob")
+        took.append(time.monotonic() - begin)
+    assert took[0] < PATIENT
+    assert sorted(took)[15] < 0.05
+    server.thaw()
+
+
+def test_a_slow_answer_of_the_limiter_opens_no_circuit(server: RedisServer, limiter: RateLimiter) -> None:
+    """It waits 100 ms where others wait 250: that it got none says too little."""
+    limiter.hit("5/15min", "bob")
+    assert limiter.remote is not None
+    server.freeze()
+    limiter.hit("5/15min", "bob")
+    assert limiter.remote.database.endpoint.reach.strikes == 0
+    server.thaw()
+    back_with_redis(limiter)
+    assert limiter.hit("5/15min", "bob").source == "redis"
+
+
+@pytest.mark.parametrize("threads", [16])
+def test_threads_do_not_wait_one_after_the_other(
+    server: RedisServer, limiter: RateLimiter, threads: int
+) -> None:
+    limiter.hit("1000/min", "bob")
+    server.freeze()
+    took: list[float] = []
+
+    def ask() -> None:
+        begin = time.monotonic()
+        limiter.hit("1000/min", "bob")
+        took.append(time.monotonic() - begin)
+
+    crowd = [threading.Thread(target=ask) for _ in range(threads)]
+    for each in crowd:
+        each.start()
+    for each in crowd:
+        each.join()
+    assert len(took) == threads
+    assert max(took) < PATIENT
+    server.thaw()
+
+
+# --- what each policy wants -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wish", "allowed"), [("deny", False), ("allow", True)])
+def test_a_policy_may_deny_or_allow_in_an_outage(
+    server: RedisServer, said: dict[str, Any], wish: str, allowed: bool
+) -> None:
+    limiter = made(said, POLICIES={"export": {"rate": "1/min", "on_outage": wish}})
+    limiter.hit("export", "bob")
+    assert not limiter.hit("export", "bob")
+    server.kill()
+    decision = limiter.hit("export", "eve")
+    assert (decision.allowed, decision.source, decision.unavailable) == (allowed, "none", not allowed)
+    assert decision.retry_after == (0.0 if allowed else 5.0)
+    server.start()
+    wait_for(lambda: limiter.hit("export", os.urandom(4).hex()).source == "redis")
+
+
+def test_auth_stays_limited_whatever_all_others_want(server: RedisServer, said: dict[str, Any]) -> None:
+    limiter = made(said, ON_OUTAGE="allow")
+    server.kill()
+    who = {"ip": "203.0.113.9", "username": "bob"}
+    assert [bool(limiter.hit("auth", who)) for _ in range(6)] == [True] * 5 + [False]
+    with pytest.raises(SettingsError, match="login"):
+        made(said, POLICIES={"auth": {"rate": "5/min", "on_outage": "allow"}})
+
+
+@pytest.mark.parametrize(("hosts", "each"), [(2, 10), (3, 7), (100, 1)])
+def test_each_host_gives_out_its_share(
+    server: RedisServer, said: dict[str, Any], hosts: int, each: int
+) -> None:
+    """Rounded up, so that it is never nothing; and no more than was last known to remain."""
+    limiter = made(said, HOSTS=hosts)
+    server.kill()
+    assert sum(hits(limiter, "20/15min", "bob", 25)) == each
+
+
+def test_a_share_is_no_more_than_what_remains(server: RedisServer, said: dict[str, Any]) -> None:
+    limiter = made(said, HOSTS=2)
+    hits(limiter, "20/15min", "bob", 17)
+    server.kill()
+    assert sum(hits(limiter, "20/15min", "bob", 25)) == 3
+
+
+def test_a_calendar_quota_goes_on_in_an_outage(server: RedisServer, limiter: RateLimiter) -> None:
+    assert hits(limiter, "3/day fixed", "bob", 2) == [True, True]
+    server.kill()
+    assert hits(limiter, "3/day fixed", "bob", 2) == [True, False]
+    server.start()
+    back_with_redis(limiter)
+    assert hits(limiter, "3/day fixed", "bob", 1) == [False]
+
+
+# --- without a directory --------------------------------------------------------------------------------
+
+
+def test_without_a_directory_each_process_counts_for_itself_and_says_so(
+    server: RedisServer, said: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    said["STATE_DIR"] = None
+    limiter = made(said)
+    hits(limiter, "5/15min", "bob", 2)
+    server.kill()
+    answers = [limiter.hit("5/15min", "bob") for _ in range(4)]
+    assert [bool(answer) for answer in answers] == [True] * 3 + [False]
+    assert {answer.source for answer in answers} == {"process"}
+    assert [r.msg.split()[0] for r in caplog.records if "limits_not_shared" in r.msg] == [
+        "redis_infra.limits_not_shared"
+    ]
+    assert "STATE_DIR is off" in host_of(limiter).problem
+    server.start()
+    back_with_redis(limiter)
+    assert hits(limiter, "5/15min", "bob", 1) == [False]
+
+
+def test_without_a_directory_processes_give_out_a_limit_each_and_no_more(
+    server: RedisServer, said: dict[str, Any]
+) -> None:
+    said["STATE_DIR"] = None
+    server.kill()
+    crowd = Crowd(said, ["5/60s"], ["bob"], size=4, most=20)
+    with crowd:
+        crowd.go()
+        answers = crowd.answers()
+    assert sum(answer.allowed for answer in answers) == 20
+
+
+def test_a_damaged_file_costs_exactness_and_no_request(
+    server: RedisServer, said: dict[str, Any], limiter: RateLimiter
+) -> None:
+    server.kill()
+    assert hits(limiter, "5/15min", "bob", 1) == [True]
+    (path,) = Path(said["STATE_DIR"]).glob("limits-*/logs.sqlite3")
+    for each in path.parent.glob("logs.sqlite3*"):
+        each.write_bytes(b"not a database" * 1000)
+    answers = [limiter.hit("5/15min", "eve") for _ in range(6)]
+    assert sum(map(bool, answers)) == 5
+    server.start()
+    back_with_redis(limiter)
+
+
+def test_who_has_to_wait_too_long_for_the_file_is_turned_away(
+    server: RedisServer, said: dict[str, Any], limiter: RateLimiter
+) -> None:
+    """A yes that nobody could write down would be one too many."""
+    server.kill()
+    limiter.hit("5/15min", "bob")
+    (path,) = Path(said["STATE_DIR"]).glob("limits-*/logs.sqlite3")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        decision = limiter.hit("5/15min", "bob")
+        assert (decision.allowed, decision.retry_after) == (False, 1.0)
+    finally:
+        other.rollback()
+        other.close()
+    assert limiter.hit("5/15min", "bob")
+
+
+# --- faults that are no outage --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["OOM", "READONLY", "NOAUTH", "NOPERM", "no scripts"])
+def test_a_server_that_refuses_leaves_limits_to_the_host(
+    server: RedisServer, limiter: RateLimiter, fault: str
+) -> None:
+    assert hits(limiter, "5/15min", "bob", 2) == [True, True]
+    mend = _refuse(server, fault)
+    answers = [limiter.hit("5/15min", "bob") for _ in range(5)]
+    assert [bool(answer) for answer in answers] == [True, True, True, False, False]
+    mend()
+    wait_for(lambda: limiter.hit("1000/min", "eve").source == "redis", seconds=30)
+    assert not limiter.hit("5/15min", "bob")
+
+
+def _refuse(server: RedisServer, fault: str) -> Callable[[], object]:
+    if fault == "OOM":
+        server.config_set("maxmemory", "1")
+        return lambda: server.config_set("maxmemory", "0")
+    if fault == "READONLY":
+        server.command("REPLICAOF", "127.0.0.1", "1")
+        server.config_set("replica-serve-stale-data", "yes")
+        return lambda: server.command("REPLICAOF", "NO", "ONE")
+    if fault == "NOAUTH":
+        server.command("ACL", "SETUSER", "default", "off")
+        return lambda: None
+    rule = "-@scripting" if fault == "no scripts" else "-eval -evalsha"
+    server.command("ACL", "SETUSER", "default", *rule.split())
+    return lambda: server.command("ACL", "SETUSER", "default", "+@all")
+
+
+def test_a_forgotten_script_is_sent_whole(server: RedisServer, limiter: RateLimiter) -> None:
+    """SCRIPT FLUSH under load: nothing was executed, so it may be sent again."""
+    for _ in range(5):
+        assert limiter.hit("1000/min", "bob").source == "redis"
+        server.command("SCRIPT", "FLUSH")
+    assert limiter.peek("1000/min", "bob").remaining == 995
+
+
+def test_a_key_of_another_type_ends_no_request(
+    server: RedisServer, limiter: RateLimiter, caplog: pytest.LogCaptureFixture
+) -> None:
+    limiter.hit("5/15min", "bob")
+    (key,) = server.command("KEYS", "ri:rl:*")
+    server.command("DEL", key)
+    server.command("LPUSH", key, "x")
+    assert isinstance(limiter.hit("5/15min", "bob"), Decision)
+    assert "redis_infra.limiter_refused" in caplog.text
+    back_with_redis(limiter)
+
+
+# --- forks and loops ------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_counts_with_its_parent(server: RedisServer, limiter: RateLimiter) -> None:
+    assert hits(limiter, "5/15min", "bob", 2) == [True, True]
+
+    def child() -> list[bool]:
+        first = hits(limiter, "5/15min", "bob", 1)
+        server.kill()
+        return first + hits(limiter, "5/15min", "bob", 1)
+
+    assert in_child(child) == [True, True]
+    assert hits(limiter, "5/15min", "bob", 2) == [True, False]
+
+
+def test_event_loops_count_with_everybody(server: RedisServer, limiter: RateLimiter) -> None:
+    async def ask(count: int) -> list[bool]:
+        return [
+            bool(answer)
+            for answer in await asyncio.gather(*(limiter.ahit("5/15min", "bob") for _ in range(count)))
+        ]
+
+    assert sum(asyncio.run(ask(3))) == 3
+    server.freeze()
+    assert sum(asyncio.run(ask(10))) == 2
+    server.thaw()
+    back_with_redis(limiter)
+    assert sum(asyncio.run(ask(1))) == 0
+
+
+def test_a_reset_in_an_outage_holds_here_and_on_return(server: RedisServer, limiter: RateLimiter) -> None:
+    hits(limiter, "5/15min", "bob", 5)
+    server.freeze()
+    assert not limiter.hit("5/15min", "bob")
+    limiter.reset("5/15min", "bob")
+    assert hits(limiter, "5/15min", "bob", 1) == [True]
+    server.thaw()
+    back_with_redis(limiter)
+    assert limiter.peek("5/15min", "bob").remaining >= 3
+
+
+def test_a_refund_in_an_outage_is_given_back(server: RedisServer, limiter: RateLimiter) -> None:
+    server.kill()
+    decision = limiter.hit("5/15min", "bob")
+    assert limiter.peek("5/15min", "bob").remaining == 4
+    limiter.refund(decision)
+    assert limiter.peek("5/15min", "bob").remaining == 5
