@@ -55,6 +55,9 @@ class Companion(Protocol):
     def met(self, run_id: str) -> None:
         """Learn of a connection to this run of the server ("" if it did not say), before it is used."""
 
+    def look(self) -> None:
+        """Look at the host's files; asked at most once a second."""
+
     def due(self) -> float | None:
         """Return the seconds until there is something to tell the server; None if there is nothing."""
 
@@ -272,6 +275,8 @@ class Database:
 
     def watch(self, now: float) -> None:
         """Take in what other processes of this host left in their journals; at most once a second."""
+        for companion in list(self.companions.values()):
+            companion.look()
         if not self.state_dir.changed(now, self.options.keyspace):
             return
         _, found = self.adopted.take_in(self)

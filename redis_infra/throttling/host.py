@@ -20,8 +20,10 @@ Knows nothing of Redis. Time is milliseconds of the monotonic clock, which the p
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -32,9 +34,23 @@ from typing import Any, Final, NamedTuple
 from redis_infra.keys import digest
 from redis_infra.resilience.statedir import Process, StateDir
 
-__all__ = ["ERA", "FORGOTTEN", "LEASE", "NEEDED", "RESTARTED", "RUN", "Host", "Known", "Note", "monotonic_ms"]
+__all__ = [
+    "CLOSING",
+    "ERA",
+    "FORGOTTEN",
+    "LEASE",
+    "NEEDED",
+    "RESTARTED",
+    "RUN",
+    "Host",
+    "Known",
+    "Note",
+    "monotonic_ms",
+]
 
-ERA, NEEDED, FORGOTTEN, RESTARTED, RUN, LEASE = range(6)
+logger = logging.getLogger(__name__)
+
+ERA, NEEDED, FORGOTTEN, RESTARTED, RUN, LEASE, CLOSING = range(7)
 """Words that are shared: see :class:`Host`."""
 
 SLOTS: Final = 16_384
@@ -51,7 +67,8 @@ _ANYBODY: Final = 0
 HOLD: Final = 300
 """Milliseconds for which the host goes on deciding after somebody needed it to: no flapping within."""
 
-_LIBRARY_PATH: Final = "limits"
+LOOKS: Final = 10
+"""How often the tables are listed, while heirs rename them."""
 
 
 def monotonic_ms() -> int:
@@ -86,7 +103,7 @@ class Host:
 
     ``words`` is memory that all share: the era; until when the host is needed; how often logs were
     forgotten by hand; when Redis was found to be another run than before, and which run it is; until when
-    somebody is giving the limits back.
+    somebody is giving the limits back, and until when the others wait for the end of that.
 
     Without a usable directory the process is its own host: everything works, for it alone, and ``problem``
     says why. Thread-safe; call :meth:`after_fork` in a forked child.
@@ -103,6 +120,7 @@ class Host:
         self._tables: dict[str, memoryview] = {}
         self._tables_of = -1
         self.directory: Path | None = None
+        self._identity: tuple[int, int] | None = None
         self.words = memoryview(bytearray(_SHARED_BYTES)).cast("Q")
         self._table = memoryview(bytearray(_TABLE_BYTES)).cast("Q")
         try:
@@ -111,14 +129,26 @@ class Host:
             self.problem = self._state_dir.problem or f"{error}"
 
     def _open(self) -> None:
+        boot = digest(_boot_id())
         with self._state_dir.entered(create=True):
-            boot = digest(_boot_id())
-            directory = Path(self._state_dir.where, f"{_LIBRARY_PATH}-{self._about}-{boot}")
-        directory.mkdir(mode=0o700, exist_ok=True)
+            parent = Path(self._state_dir.where)
+            for old in parent.glob("limits-*"):
+                if not old.name.endswith(f"-{boot}"):
+                    shutil.rmtree(
+                        old, ignore_errors=True
+                    )  # of another run of the machine, with times of its own
+            directory = parent / f"limits-{self._about}-{boot}"
+            directory.mkdir(mode=0o700, exist_ok=True)
         self.words = _mapped(directory / "shared", _SHARED_BYTES)
         self._table = _mapped(self._claim(directory), _TABLE_BYTES)
+        self._identity = _identity(directory / "shared")
         self.directory = directory
         self.problem = ""
+
+    def look(self) -> None:
+        """Begin anew if the directory was removed, as cleaners of temporary files do; one ``stat``."""
+        if self.directory is not None and _identity(self.directory / "shared") != self._identity:
+            self._begin()
 
     def _claim(self, directory: Path) -> Path:
         """Return the path of our own table: one that a dead process left, if there is one."""
@@ -146,6 +176,11 @@ class Host:
     def decides(self) -> bool:
         """Whether the host decides, rather than Redis."""
         return bool(self.words[ERA] & 1)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether somebody found Redis away just now."""
+        return self.words[NEEDED] > monotonic_ms()
 
     def take_over(self, hold: int = HOLD) -> bool:
         """Let the host decide, for ``hold`` milliseconds at least; return whether that is new.
@@ -221,16 +256,29 @@ class Host:
         """Yield every table; looks for new ones once an era: what counts has been written by then."""
         era = self.words[ERA] ^ self.words[RESTARTED]
         if self._tables_of != era and self.directory is not None:
-            own = _table_name(Process.this())
-            known, found = self._tables, {}
-            for name, _ in _tables_in(self.directory):
-                if name != own:
-                    with contextlib.suppress(OSError):  # renamed by its heir between two lines
-                        path = self.directory / name
-                        found[name] = known.get(name) or _mapped(path, _TABLE_BYTES, create=False)
-            self._tables, self._tables_of = found, era
+            self._tables, self._tables_of = self._look_for_tables(self.directory), era
         yield self._table
         yield from list(self._tables.values())
+
+    def _look_for_tables(self, directory: Path) -> dict[str, memoryview]:
+        own = _table_name(Process.this())
+        found: dict[str, memoryview] = {}
+        for _ in range(LOOKS):
+            names = [name for name, _ in _tables_in(directory) if name != own]
+            try:
+                return {
+                    name: self._tables.get(name) or _mapped(directory / name, _TABLE_BYTES, create=False)
+                    for name in names
+                }
+            except FileNotFoundError:
+                continue  # renamed by its heir between two lines: look for it under its new name
+            except OSError:
+                logger.debug("redis_infra.table_unreadable", exc_info=True)
+                for name in names:
+                    with contextlib.suppress(OSError):
+                        found[name] = _mapped(directory / name, _TABLE_BYTES, create=False)
+                return found
+        return found
 
     def unlearn(self, notes: Sequence[Note], numbers: Sequence[int]) -> None:
         """Know that nothing is used, although Redis did not say so: logs were forgotten by hand."""
@@ -259,6 +307,14 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return f"{(time.time() - time.monotonic()) // 600:.0f}"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _table_name(process: Process) -> str:

@@ -114,6 +114,9 @@ class HostLimits:
     def met(self, run_id: str) -> None:
         self.host.met(run_id)
 
+    def look(self) -> None:
+        self.host.look()
+
     def due(self) -> float | None:
         """Return the seconds until the limits can be given back; None while Redis has them."""
         if not self.host.decides:
@@ -125,7 +128,7 @@ class HostLimits:
         """Tell Redis what was let through without it, and let it decide again."""
         self.host.words[LEASE] = monotonic_ms() + TURN
         try:
-            if self._alone.exists:
+            if self._alone.exists or not self.host.shares:
                 yield from self._alone.handing_back(last=not self.host.shares)
             try:
                 if self.host.shares:
@@ -134,9 +137,9 @@ class HostLimits:
                 # The file is gone or damaged, and what stood in it is lost; limits go on all the same.
                 self._not_shared(str(error))
                 self._shared.remove()
-            if self.host.decides:
                 self.host.hand_back()
-            logger.info("redis_infra.limits_kept_by_redis")
+            if not self.host.decides:
+                logger.info("redis_infra.limits_kept_by_redis")
         except HostBusy:
             return  # to be asked again
         finally:

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from redis_infra.connection.failures import classify
 from redis_infra.connection.scripts import Talk
 from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import RESTARTED, Host, monotonic_ms
+from redis_infra.throttling.host import CLOSING, RESTARTED, Host, monotonic_ms
 from redis_infra.throttling.local import Name, decide
 from redis_infra.throttling.plans import MERGE, Entry, salt_of
 from redis_infra.throttling.sliding_log import Log, Terms
@@ -38,7 +38,9 @@ PATIENCE: Final = 0.1
 MOST_ROWS: Final = 250_000
 """Identities with a log of their own, some 50 MB; beyond them newcomers share."""
 FEW: Final = 100
-"""Logs that are handed back with everybody waiting."""
+"""Logs that are handed back with everybody waiting who can."""
+LAST_WORDS: Final = 50
+"""Milliseconds that they wait, at most."""
 COUNT_EVERY: Final = 4096
 
 _FILE: Final = "logs.sqlite3"
@@ -150,6 +152,8 @@ class HostStore:
 
         None where Redis decides again by now; unless the host is ``needed`` to, which begins an era.
         """
+        if not needed:
+            self._let_close()
         with self._transaction() as database:
             if not self._host.decides and not needed:
                 return None
@@ -255,27 +259,38 @@ class HostStore:
         """Tell Redis what was let through without it; returns how many logs that were.
 
         With the ``last`` of the host's stores Redis decides again, from the moment when it knows everything.
-
-        A conversation without I/O, for whoever has a connection. Each log is frozen under a token before it
-        is sent, so that it is added once, whoever dies in between. Most are sent while requests go on being
-        decided here; the last few while they wait.
+        A conversation without I/O, for whoever has a connection. Each log is frozen under a token, on disk,
+        before it is sent, so that it is added once, whoever fails or dies in between. Most are sent while
+        requests go on being decided here; for the last few, those who do not need the host wait.
         """
         told = 0
-        while True:
-            with self._transaction() as database:
-                self._freeze(database)
-                rows = self._frozen(database)
+        try:
+            while True:
+                with self._transaction() as database:
+                    self._freeze(database)
+                    rows = self._frozen(database)
+                    if not rows:
+                        database.execute("DELETE FROM logs")  # what nobody can be told of: shared ones
+                        if last and not self._host.is_needed:
+                            self._host.hand_back()
+                        return told
                 if len(rows) <= FEW:
-                    # Nobody decides here now, and who waits for it will see that the era is over.
-                    told += yield from self._telling(rows)
-                    database.execute("DELETE FROM logs")
-                    if last:
-                        self._host.hand_back()
-                    return told
-            told += yield from self._telling(rows)
-            with self._transaction() as database:
-                for row in rows:
-                    database.execute(_TOLD, (*row.name, row.token))
+                    self._host.words[CLOSING] = monotonic_ms() + LAST_WORDS
+                told += yield from self._telling(rows)
+                with self._transaction() as database:
+                    self._forget_told(database, rows)
+        finally:
+            self._host.words[CLOSING] = 0
+
+    def _let_close(self) -> None:
+        """Wait while the era is being ended: Redis will decide in a moment."""
+        while self._host.words[CLOSING] > monotonic_ms():
+            time.sleep(0.0005)
+
+    @staticmethod
+    def _forget_told(database: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        for row in rows:
+            database.execute(_TOLD, (*row.name, row.token))
 
     def _freeze(self, database: sqlite3.Connection) -> None:
         """Put what is new under a token; what has one keeps it, since it may be on its way already."""

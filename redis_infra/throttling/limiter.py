@@ -30,6 +30,8 @@ PolicyLike: TypeAlias = str | Rate | Policy | Sequence["str | Rate"]
 """A policy's name or itself; or rates, as text or not, alone or several that have to hold together."""
 
 MOST_PLANS: Final = 1024
+_CERTAIN: Final = ("redis", "host")
+"""Whose denials can be remembered; a second number of 0 says that no log was looked at."""
 
 
 class RateLimiter:
@@ -231,7 +233,7 @@ class RateLimiter:
             counters.allowed += 1
             return decision
         counters.denied += 1
-        if source == "redis" and reply is not None:
+        if source in _CERTAIN and reply is not None and reply[1]:
             self._denials.put((plan, tags, cost), reply)
         if throttled.receivers:
             identities = [tag.text.decode() for tag in tags]

@@ -176,7 +176,7 @@ class RemoteStore:
         try:
             return self.limits.hit(plan.entries(tags), cost, needed=needed)
         except HostBusy:
-            logger.warning("redis_infra.limits_busy")
+            logger.debug("redis_infra.limits_busy")
             return self._turned_away(plan)
 
     @staticmethod

@@ -1,0 +1,301 @@
+"""The logs of a host: what is let through without Redis is told to it once, whoever fails in between."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redis_infra.resilience.statedir import StateDir
+from redis_infra.throttling import host_store as host_store_module
+from redis_infra.throttling.host import NEEDED, Host, monotonic_ms
+from redis_infra.throttling.host_limits import HostLimits
+from redis_infra.throttling.host_store import FEW, HostStore
+from redis_infra.throttling.plans import MERGE, Entry, Plan
+from redis_infra.throttling.policies import make_policy
+from redis_infra.throttling.rates import Rate
+
+PLAN = Plan(make_policy("chat", Rate(5, 900)), "ri")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(StateDir.open(str(tmp_path / "state")), "redis://somewhere:6379/0")
+
+
+@pytest.fixture(params=[False, True], ids=["file", "memory"])
+def store(request: pytest.FixtureRequest, host: Host) -> Iterator[HostStore]:
+    store = HostStore(host, 1, in_memory=request.param)
+    yield store
+    store.close()
+
+
+def entries(identity: str, plan: Plan = PLAN) -> list[Entry]:
+    return plan.entries(plan.tags(identity))
+
+
+def hit(store: HostStore, identity: str, *, needed: bool = True) -> bool | None:
+    reply = store.hit(entries(identity), 1, needed=needed)
+    return None if reply is None else bool(reply[0])
+
+
+class Server:
+    """What Redis would have been told: plays the server's part in a conversation."""
+
+    def __init__(self) -> None:
+        self.told: Counter[str] = Counter()
+        self.marks: set[str] = set()
+        self.fails_after = 10**9
+        self.loses_replies = False
+
+    def hold(self, talk: Any) -> Any:
+        """Answer until the conversation is over; return what it came to."""
+        try:
+            return self.go_on(talk, next(talk))
+        except StopIteration as end:
+            return end.value
+
+    def go_on(self, talk: Any, packed: bytes) -> Any:
+        try:
+            while True:
+                try:
+                    reply = self._merge(packed)
+                except ConnectionError as error:
+                    packed = talk.throw(error)
+                else:
+                    packed = talk.send(reply)
+        except StopIteration as end:
+            return end.value
+
+    def _merge(self, packed: bytes) -> list[int]:
+        words = re.findall(rb"\$\d+\r\n([^\r]*)\r\n", packed)
+        assert words[:2] == [b"EVALSHA", MERGE.sha.encode()]
+        key, mark, numbers = words[3].decode(), words[4].decode(), [int(word) for word in words[5:]]
+        self.fails_after -= 1
+        if self.fails_after < 0 and not self.loses_replies:
+            raise ConnectionError("lost")
+        if mark not in self.marks:
+            self.marks.add(mark)
+            self.told[key] += sum(numbers[5::2])
+        if self.fails_after < 0:
+            raise ConnectionError("lost on the way back")
+        return [monotonic_ms(), self.told[key]]
+
+
+def told(server: Server, store: HostStore, host: Host) -> int:
+    """Let Redis decide again, now that nobody needs the host."""
+    host.words[NEEDED] = 0
+    count: int = server.hold(store.handing_back(last=True))
+    return count
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def key_of(identity: str) -> str:
+    return entries(identity)[0].key
+
+
+def test_redis_is_told_of_all_that_was_let_through(store: HostStore, host: Host, server: Server) -> None:
+    for identity in ("bob", "bob", "eve"):
+        assert hit(store, identity)
+    assert told(server, store, host) == 2
+    assert server.told == {key_of("bob"): 2, key_of("eve"): 1}
+    assert not host.decides
+    assert store.rows() == []
+
+
+def test_nobody_but_who_needs_it_decides_here_after_that(
+    store: HostStore, host: Host, server: Server
+) -> None:
+    hit(store, "bob")
+    told(server, store, host)
+    assert hit(store, "bob", needed=False) is None
+    assert hit(store, "bob", needed=True)
+
+
+@pytest.mark.parametrize("loses_replies", [False, True])
+@pytest.mark.parametrize("before", range(4))
+def test_a_server_that_goes_away_while_it_is_told_is_told_the_rest_once(
+    store: HostStore, host: Host, server: Server, before: int, loses_replies: bool
+) -> None:
+    """And what was let through between, by those whose log was on its way already, too."""
+    for identity in ("ann", "bob", "eve"):
+        hit(store, identity)
+    server.fails_after, server.loses_replies = before, loses_replies
+    if before < 3:
+        with pytest.raises(ConnectionError):
+            told(server, store, host)
+        assert host.decides
+        for identity in ("ann", "bob", "eve"):
+            hit(store, identity)
+    server.fails_after = 10**9
+    told(server, store, host)
+    each = 2 if before < 3 else 1
+    assert server.told == {key_of(identity): each for identity in ("ann", "bob", "eve")}
+
+
+def test_whoever_is_killed_while_telling_leaves_it_to_the_next(host: Host, server: Server) -> None:
+    first = HostStore(host, 1)
+    for number in range(FEW + 50):
+        hit(first, f"user{number}")
+    talk = first.handing_back(last=True)
+    packed = next(talk)
+    for _ in range(20):
+        packed = talk.send(server._merge(packed))
+    server._merge(packed)  # executed, and its sender dead
+    talk.close()
+    second = HostStore(host, 1)
+    told(server, second, host)
+    assert set(server.told.values()) == {1}
+    assert len(server.told) == FEW + 50
+    first.close()
+    second.close()
+
+
+def test_requests_go_on_while_most_is_told(host: Host, server: Server) -> None:
+    store = HostStore(host, 1)
+    for number in range(FEW + 50):
+        hit(store, f"user{number}")
+    talk = store.handing_back(last=True)
+    packed = next(talk)
+    assert hit(store, "user3")
+    assert hit(store, "late")
+    host.words[NEEDED] = 0
+    server.go_on(talk, packed)
+    assert server.told[key_of("user3")] == 2
+    assert server.told[key_of("late")] == 1
+    assert not host.decides
+    store.close()
+
+
+def test_what_redis_was_told_counts_in_the_next_outage(store: HostStore, host: Host, server: Server) -> None:
+    for _ in range(3):
+        hit(store, "bob")
+    told(server, store, host)
+    assert [hit(store, "bob") for _ in range(3)] == [True, True, False]
+
+
+def test_a_refund_takes_back_what_redis_has_not_been_told(
+    store: HostStore, host: Host, server: Server
+) -> None:
+    reply = store.hit(entries("bob"), 2, needed=True)
+    assert reply is not None
+    store.refund(entries("bob"), 2, reply[1])
+    assert store.rows() == []
+    told(server, store, host)
+    assert server.told == {}
+
+
+def test_the_host_goes_on_deciding_while_somebody_needs_it(
+    store: HostStore, host: Host, server: Server
+) -> None:
+    """Redis is away for him; for whoever tells it, it is not."""
+    hit(store, "bob")
+    assert server.hold(store.handing_back(last=True)) == 1
+    assert host.decides
+    assert hit(store, "bob", needed=False)
+
+
+def test_who_does_not_need_the_host_waits_for_the_last_words(host: Host, server: Server) -> None:
+    store = HostStore(host, 1)
+    hit(store, "bob")
+    host.words[NEEDED] = 0
+    talk = store.handing_back(last=True)
+    packed = next(talk)
+    answers: list[bool | None] = []
+    waiting = threading.Thread(target=lambda: answers.append(hit(store, "bob", needed=False)))
+    waiting.start()
+    server.go_on(talk, packed)
+    waiting.join()
+    assert answers == [None], "Redis decides about him"
+    store.close()
+
+
+def test_logs_are_dropped_by_the_beginning_of_their_label(store: HostStore) -> None:
+    hit(store, "bob")
+    store.hit(entries("bob", Plan(make_policy("chatter", Rate(5, 900)), "ri")), 1, needed=True)
+    assert store.forget_where("chat:") == 1
+    assert [row.name.label for row in store.rows()] == ["chatter:15min"]
+    assert store.forget_where("chat[") == 0
+
+
+def test_newcomers_share_when_there_is_no_more_room(host: Host) -> None:
+    store = HostStore(host, 1, in_memory=True, most=50)
+    for number in range(300):
+        store.hit(entries(f"user{number}"), 1, needed=True)
+    assert len(store.rows()) <= 50 + 1024
+    assert [hit(store, "user0") for _ in range(5)] == [True] * 4 + [False], "his own log is as it was"
+    assert sum(bool(hit(store, "late")) for _ in range(9)) <= 5
+    store.close()
+
+
+def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, server: Server) -> None:
+    class Thread:
+        alive = True
+
+        def wake(self) -> None: ...
+
+    limits = HostLimits(StateDir.open(str(tmp_path / "state")), "redis://s:1/0", 1, Thread())  # type: ignore[arg-type]
+    assert limits.hit(entries("bob"), 1, needed=True) is not None
+    limits.close()
+    (path,) = (tmp_path / "state").glob("limits-*/logs.sqlite3")
+    path.write_bytes(b"no database")
+    found = limits.hit(entries("bob"), 1, needed=True)
+    assert found is not None
+    assert found[1] == "process"
+    limits.host.words[NEEDED] = 0
+    server.hold(limits.talk())
+    assert not limits.host.decides
+    found = limits.hit(entries("eve"), 1, needed=True)
+    assert found is not None
+    assert found[1] == "host"
+    limits.close()
+
+
+def test_a_directory_that_was_cleaned_away_is_made_anew(tmp_path: Path) -> None:
+    """Otherwise the processes that began before and those that came after would each be a host."""
+    import shutil
+
+    state_dir = StateDir.open(str(tmp_path / "state"))
+    old = Host(state_dir, "redis://somewhere:6379/0")
+    shutil.rmtree(tmp_path / "state")
+    new = Host(state_dir, "redis://somewhere:6379/0")
+    old.look()
+    new.take_over()
+    assert old.decides
+
+
+def test_files_of_another_run_of_the_machine_are_removed(tmp_path: Path) -> None:
+    """Times in them mean nothing any more."""
+    old = tmp_path / "state" / "limits-0123456789abcdef-0123456789abcdef"
+    old.mkdir(parents=True)
+    (tmp_path / "state").chmod(0o700)
+    (old / "shared").write_bytes(b"x")
+    Host(StateDir.open(str(tmp_path / "state")), "redis://somewhere:6379/0")
+    assert not old.exists()
+
+
+def test_others_get_their_turn_within_the_time_of_a_request(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_store_module, "PATIENCE", 0.02)
+    store = HostStore(host, 1)
+    hit(store, "bob")
+    (path,) = host.directory.glob("logs.sqlite3") if host.directory else ()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(host_store_module.HostBusy):
+        hit(store, "bob")
+    other.rollback()
+    other.close()
+    assert hit(store, "bob")
+    store.close()
