@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
@@ -22,13 +22,18 @@ from redis_infra.conf import (
     did_you_mean,
     environment_sources,
     is_ours,
+    num_proxies,
     servers_in,
     written_settings,
 )
 from redis_infra.conf.django_redis import without_effect
+from redis_infra.conf.site import rest_framework_settings
 from redis_infra.connection.options import ConnectionOptions, inert_parameters, unsupported
 from redis_infra.durations import format_duration
 from redis_infra.exceptions import MissingExtra, SettingsError
+
+if TYPE_CHECKING:
+    from redis_infra.throttling.policies import Policy
 
 __all__ = ["CHECKS", "TAG", "check_deployment", "check_settings"]
 
@@ -50,6 +55,9 @@ CHECKS: Final[Mapping[str, str]] = {
     "W008": "Use rediss:// (REDIS_TLS=true), or a tunnel.",
     "W009": "Set SIGNED to True (or 'migrate' and then True), or give Redis a password.",
     "W010": "Remove ssl_cert_reqs, and name the authority with ssl_ca_certs.",
+    "W011": "Name the proxies in THROTTLE['TRUSTED_PROXIES']; without any, write TRUSTED_PROXIES: [].",
+    "W012": "Use the class of the same name from redis_infra.throttling.drf.",
+    "W013": "Write a rate such as '20/min', '5/15min' or '100/day'; a month is '30 days'.",
 }
 """The hint of each check by its number; what it says itself is made where it is found."""
 
@@ -67,20 +75,27 @@ _SITE_NAMES: Final = {
 def check_settings(app_configs: object = None, **_: Any) -> list[checks.CheckMessage]:
     """Return what is wrong or unwise in ``REDIS_INFRA``, the environment, and the aliases that are ours."""
     found = _Found()
-    aliases = list(_aliases(found))
+    site = Settings.load(written_settings(), report=found.report)
+    aliases = list(_aliases(site, found))
     _check_environment(found)
     _check_django_redis_settings(found, aliases)
     for alias in aliases:
         _check_alias(alias, found)
+    _check_throttle(site, found)
+    _check_rest_framework_rates(found)
     return found.messages
 
 
 def check_deployment(app_configs: object = None, **_: Any) -> list[checks.CheckMessage]:
     """Return what is unsafe once the site is public; for ``check --deploy``."""
-    found = _Found()
-    for alias in _aliases(_Found()):
+    found, ignored = _Found(), _Found()
+    site = Settings.load(written_settings(), report=ignored.report)
+    for alias in _aliases(site, ignored):
         if alias.options is not None:
             _check_safety(alias, alias.options, found)
+    found.where = None
+    _check_proxies(site, found)
+    _check_stock_throttles(found)
     return found.messages
 
 
@@ -117,9 +132,8 @@ class _Alias:
         return f"CACHES[{self.name!r}]"
 
 
-def _aliases(found: _Found) -> Iterator[_Alias]:
+def _aliases(settings: Settings, found: _Found) -> Iterator[_Alias]:
     """Yield the aliases that are ours, and report what does not let them work."""
-    settings = Settings.load(written_settings(), report=found.report)
     for name, said in django_settings.CACHES.items():
         if is_ours(said.get("BACKEND")):
             found.where = f"CACHES[{name!r}]"
@@ -245,6 +259,112 @@ def _check_files(options: ConnectionOptions, found: _Found) -> None:
     for name, path in options.tls:
         if name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") and not os.access(path, os.R_OK):
             found.add("E002", f"{name}: the file {path!r} cannot be read by this user")
+
+
+# --- throttling -----------------------------------------------------------------------------------------
+
+_THROTTLE: Final = "REDIS_INFRA['THROTTLE']"
+_MIDDLEWARE: Final = "redis_infra.throttling.middleware.ThrottleMiddleware"
+_ADDRESS_KEYS: Final = frozenset(("ip", "user", "user_or_ip"))
+
+
+def _check_throttle(site: Settings, found: _Found) -> None:
+    """Report what the limiter and the middleware would refuse."""
+    # Here and below, because they import the limiter.
+    from redis_infra.throttling.policies import load_policies
+    from redis_infra.throttling.responses import load_responder
+    from redis_infra.throttling.routes import check_views, parse_routes
+
+    found.where = _THROTTLE
+    policies = load_policies(site.throttle, found.report)
+    _check_keys(policies.values(), found)
+    check_views(parse_routes(site.throttle, policies, found.report), found.report)
+    try:
+        load_responder(site.throttle.response, f"{_THROTTLE}['RESPONSE']")
+    except SettingsError as error:
+        found.report("value", error)
+    if site.throttle.url or site.throttle.alias:
+        _options(AliasSettings.for_throttle(site, report=found.report), found)
+    found.where = None
+
+
+def _check_keys(policies: Iterable[Policy], found: _Found) -> None:
+    for policy in policies:
+        for key in policy.keys:
+            try:
+                key.load()
+            except SettingsError as error:
+                found.report("value", SettingsError(f"{_THROTTLE}, policy {policy.name!r}: {error}"))
+
+
+def _check_rest_framework_rates(found: _Found) -> None:
+    from redis_infra.throttling.rates import Rate
+
+    rates = rest_framework_settings().get("DEFAULT_THROTTLE_RATES")
+    ours = any(name.startswith("redis_infra.") for name in _throttle_classes())
+    for scope, rate in rates.items() if isinstance(rates, Mapping) else ():
+        try:
+            Rate.parse(rate)
+        except SettingsError as error:
+            label = f"REST_FRAMEWORK['DEFAULT_THROTTLE_RATES'][{scope!r}]"
+            found.add("E002" if ours else "W013", f"{label}: {error}")
+
+
+def _throttle_classes() -> Iterator[str]:
+    """Yield the dotted paths of the throttles that every view of Django REST framework has."""
+    classes = rest_framework_settings().get("DEFAULT_THROTTLE_CLASSES")
+    for each in classes if isinstance(classes, list | tuple) else ():
+        yield f"{each.__module__}.{each.__qualname__}" if isinstance(each, type) else str(each)
+
+
+def _check_proxies(site: Settings, found: _Found) -> None:
+    from redis_infra.throttling.policies import load_policies
+
+    if not _throttles() or django_settings.DEBUG or _says_who_is_a_proxy():
+        return
+    policies = load_policies(site.throttle, _Found().report).values()
+    by_address = [
+        policy.name
+        for policy in policies
+        if any(_ADDRESS_KEYS.intersection(key.name.split("+")) for key in policy.keys)
+    ]
+    if by_address:
+        found.add(
+            "W011",
+            "Behind a proxy all clients would have one address, and share the limits of "
+            f"{', '.join(by_address)}: neither TRUSTED_PROXIES nor NUM_PROXIES says whether there is one",
+            where=_THROTTLE,
+        )
+
+
+def _throttles() -> bool:
+    """Whether the site's settings show that it limits anything."""
+    return (
+        bool(_written_throttle())
+        or _MIDDLEWARE in getattr(django_settings, "MIDDLEWARE", ())
+        or any(name.startswith("redis_infra.") for name in _throttle_classes())
+    )
+
+
+def _says_who_is_a_proxy() -> bool:
+    return "TRUSTED_PROXIES" in _written_throttle() or num_proxies() is not None
+
+
+def _written_throttle() -> Mapping[str, Any]:
+    written = written_settings()
+    throttle = written.get("THROTTLE") if isinstance(written, Mapping) else None
+    return throttle if isinstance(throttle, Mapping) else {}
+
+
+def _check_stock_throttles(found: _Found) -> None:
+    stock = [name for name in _throttle_classes() if name.startswith("rest_framework.throttling.")]
+    if stock:
+        found.add(
+            "W012",
+            f"{', '.join(stock)} read a count and then write it: requests that come together are counted "
+            "as one, and all of them are let through",
+            where="REST_FRAMEWORK['DEFAULT_THROTTLE_CLASSES']",
+        )
 
 
 # --- what is looked at before a site goes public --------------------------------------------------------

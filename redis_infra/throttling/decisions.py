@@ -79,8 +79,10 @@ class Decision:
     def tightest(self) -> LimitState | None:
         """The limit that matters: of a denial the last to give way, else that of which the least remains."""
         states = self.limits
-        if not states:
-            return None
+        return self.tightest_of(states) if states else None
+
+    def tightest_of(self, states: Sequence[LimitState]) -> LimitState:
+        """:attr:`tightest` among ``states``, for who has asked for :attr:`limits` already."""
         if self.allowed:
             return min(states, key=lambda state: (state.remaining, -state.reset_after))
         return max(states, key=lambda state: float("inf") if state.retry_after is None else state.retry_after)

@@ -34,12 +34,13 @@ def headers_for(
     seconds = retry_after_seconds(decision)
     if seconds is not None:
         found["Retry-After"] = str(seconds)
-    tightest = decision.tightest if shown and style else None
-    if tightest is None:
+    if not (shown and style and decision.numbers):
         return found
+    states = decision.limits
+    tightest = decision.tightest_of(states)
     found["RateLimit-Policy"] = ", ".join(
         f"{_string(state.name)};q={state.rate.limit};w={max(1, math.ceil(state.rate.window))}"
-        for state in decision.limits
+        for state in states
     )
     found["RateLimit"] = f"{_string(tightest.name)};r={tightest.remaining};t={_reset(tightest)}"
     if style == "legacy":
@@ -50,7 +51,8 @@ def headers_for(
 
 
 def _reset(state: LimitState) -> int:
-    return math.ceil(state.reset_after)
+    # A stamp is the end of its millisecond: rounded up that could be a second more than the window.
+    return min(math.ceil(state.reset_after), math.ceil(state.rate.window))
 
 
 def _string(text: str) -> str:

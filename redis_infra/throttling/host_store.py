@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from redis_infra.connection.failures import classify
 from redis_infra.connection.scripts import Talk
 from redis_infra.throttling import sliding_log
 from redis_infra.throttling.host import CLOSING, RESTARTED, Host, monotonic_ms
@@ -325,6 +324,8 @@ class HostStore:
                     *ages,
                 )
             except Exception as error:
+                from redis_infra.connection.failures import classify  # imports redis-py: not with the package
+
                 if classify(error) is not None:
                     raise
                 # A key of another type, say: it would keep the host from ever coming back.

@@ -109,7 +109,7 @@ def _walk(peer: str, forwarded: str, trust: _Trust) -> str | None:
     found = _address(peer)
     if not trust.has_peer(peer):
         return found
-    for entry in reversed(forwarded.rsplit(",", MOST_HOPS)[-MOST_HOPS:]):
+    for entry in reversed(forwarded.rsplit(",", MOST_HOPS)):
         address = _address(entry)
         if address is None:
             return found
@@ -207,11 +207,8 @@ def normalise(text: str) -> str:
         return f"#{_hash(text)}"
     if text.isascii():
         return text.lower()
-    for _ in range(8):  # folding can undo composition and the other way round; two rounds are usual
-        before = text
-        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
-        if text == before:
-            break
+    # Folding before composing would miss what composing makes; after it, it leaves some decomposed.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
     return text if len(text) <= LONGEST else f"#{_hash(text)}"
 
 

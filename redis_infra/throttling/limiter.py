@@ -18,7 +18,7 @@ from redis_infra.instrumentation import ThrottleCounters
 from redis_infra.throttling.decisions import Decision
 from redis_infra.throttling.deny_cache import DenyCache
 from redis_infra.throttling.local import ProcessStore
-from redis_infra.throttling.plans import Identity, Plan, Tag, plain_label
+from redis_infra.throttling.plans import Identity, Plan, Tag, plain_label, tag_of
 from redis_infra.throttling.policies import Policy, load_policies, make_policy
 from redis_infra.throttling.rates import Rate
 from redis_infra.throttling.remote import RemoteStore, open_remote
@@ -366,3 +366,4 @@ def forget_limiters() -> None:
     """Make the default limiter anew at its next use: settings have changed (tests)."""
     global _default
     _default = None
+    tag_of.cache_clear()  # digests are keyed with SECRET_KEY

@@ -73,7 +73,6 @@ class RemoteStore:
         self._acall: Callable[[bytes], Awaitable[Any]] = connections.acall
         self._connections = self.database.connections(options)
         """For what takes longer than a decision may."""
-        self._forgotten_by_hand = -1
         failover = self.database.failover
         self._run, self._arun = failover.run, failover.arun
         self.limits: HostLimits = self.database.companion(
@@ -82,6 +81,7 @@ class RemoteStore:
                 self.database.state_dir, options.keyspace, throttle.hosts, failover.prober
             ),
         )
+        self._forgotten_by_hand = self.limits.host.words[FORGOTTEN]
 
     # Decisions
 

@@ -19,10 +19,11 @@ from django.core.management.base import SystemCheckError
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from rest_framework.throttling import AnonRateThrottle
 
 from redis_infra.checks import CHECKS, TAG, check_deployment, check_settings
 from redis_infra.conf.django_redis import ACCEPTED
-from redis_infra.conf.schema import SharedSettings, known_settings
+from redis_infra.conf.schema import SharedSettings, ThrottleSettings, known_settings
 
 OURS = "redis_infra.cache.RedisCache"
 PASSWORD = "s3cr3t"
@@ -51,6 +52,18 @@ def site(settings, monkeypatch):
         return {message.id.partition(".")[2]: message for message in check()}
 
     return found
+
+
+OUR_THROTTLE = "redis_infra.throttling.drf.UserRateThrottle"
+STOCK_THROTTLE = "rest_framework.throttling.UserRateThrottle"
+
+
+def throttle(**said):
+    return {"REDIS_INFRA": {"THROTTLE": said}}
+
+
+def rest(*classes, **said):
+    return {"REST_FRAMEWORK": {"DEFAULT_THROTTLE_CLASSES": list(classes), **said}}
 
 
 def test_a_site_with_a_server_and_nothing_else_is_well(site):
@@ -92,6 +105,28 @@ def test_caches_of_others_are_not_looked_at(settings):
         ("E004", "a REST API is not supported yet", {}, {"location": "https://x.upstash.io"}),
         ("E004", "a file is not supported yet", {}, {"location": "", "environ": {"REDIS_PROVIDER": "file"}}),
         ("E004", "Redis Sentinel", {"SENTINELS": [("h", 26379)]}, {"location": "redis://main/0"}),
+        ("E001", "did you mean 'RATES'", {}, throttle(RATE={})),
+        ("E001", "['THROTTLE']['timeout'] is not a setting", {}, throttle(timeout=1)),
+        ("E002", "'soon' is not a duration", {}, throttle(TIMEOUT="soon")),
+        ("E002", "both URL and ALIAS", {}, throttle(URL="redis://h", ALIAS="default")),
+        ("E002", "['RATES']['chat']: '20/month' is not a rate", {}, throttle(RATES={"chat": "20/month"})),
+        ("E002", "['RATES']['chat']: 20 is not a rate", {}, throttle(RATES={"chat": 20})),
+        ("E002", "did you mean 'username'", {}, throttle(POLICIES={"a": {"rate": "1/s", "key": "usrname"}})),
+        ("E002", "policy 'a': 'no.such.key' is not a key",
+         {}, throttle(POLICIES={"a": {"rate": "1/s", "key": "ip+no.such.key"}})),
+        ("E002", "did you mean 'limits'", {}, throttle(POLICIES={"a": {"limit": "1/s"}})),
+        ("E002", "['POLICIES']['auth']", {}, throttle(POLICIES={"auth": {"on_outage": "allow"}})),
+        ("E002", "'10.0.0.1/8'", {}, throttle(TRUSTED_PROXIES=["10.0.0.1/8"])),
+        ("E002", "['ROUTES']['/a/']", {}, throttle(ROUTES=[("/a/", "chatt")])),
+        ("E002", "there is no such view", {}, throttle(ROUTES=[("view:nothing", "chat")])),
+        ("E002", "['RESPONSE']", {}, throttle(RESPONSE="no.such.view")),
+        ("E002", "['RESPONSE']", {}, throttle(RESPONSE="no-such.html")),
+        ("E002", "['ALIAS']: 'limits' is not a key of CACHES", {}, throttle(ALIAS="limits")),
+        ("E003", "['THROTTLE']['URL']", {}, throttle(URL="localhost:6379")),
+        ("E003", "did you mean 'db'", {}, throttle(URL="redis://h?dbb=1")),
+        ("E004", "Redis Cluster", {}, throttle(URL="redis+cluster://h")),
+        ("E002", "['DEFAULT_THROTTLE_RATES']['user']: '10/month'",
+         {}, rest(OUR_THROTTLE, DEFAULT_THROTTLE_RATES={"user": "10/month"})),
     ],
 )  # fmt: skip
 def test_a_mistake_is_an_error(site, number, words, options, said):
@@ -188,6 +223,8 @@ def hidden(monkeypatch, tmp_path):
         ("W007", "CACHES['default']['COMMAND_TIMEOUT'] is no parameter",
          {}, {"alias": {"COMMAND_TIMEOUT": 1}}),
         ("W007", "did you mean 'TIMEOUT'", {}, {"alias": {"TIMOUT": 1}}),
+        ("W013", "['DEFAULT_THROTTLE_RATES']['user']: '10/month'",
+         {}, rest(STOCK_THROTTLE, DEFAULT_THROTTLE_RATES={"user": "10/month"})),
     ],
 )  # fmt: skip
 def test_a_bad_idea_is_a_warning(site, number, words, options, said):
@@ -305,6 +342,77 @@ def test_what_is_broken_is_left_to_the_checks_of_every_day(site):
     assert site({"POOL_WAT": 1}, location="redis://h/x", check=check_deployment) == {}
 
 
+MIDDLEWARE = ["redis_infra.throttling.middleware.ThrottleMiddleware"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [throttle(HOSTS=2), {"MIDDLEWARE": MIDDLEWARE}, rest(OUR_THROTTLE)],
+    ids=["setting", "route", "drf"],
+)
+def test_limits_by_address_want_to_know_about_proxies(site, said):
+    message = site(check=check_deployment, **said)["W011"]
+    assert "share the limits of chat, auth, upload, search" in message.msg
+    assert message.obj == "REDIS_INFRA['THROTTLE']"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        throttle(TRUSTED_PROXIES=["10.0.0.0/8"]),
+        throttle(TRUSTED_PROXIES=[]),
+        {**throttle(HOSTS=2), "REST_FRAMEWORK": {"NUM_PROXIES": 0}},
+        {**throttle(HOSTS=2), "DEBUG": True},
+        rest(STOCK_THROTTLE.replace("User", "Scoped").replace("rest_framework.throttling", "shop")),
+        throttle(RATES=dict.fromkeys(("chat", "auth", "upload", "search")),
+                 POLICIES={"a": {"rate": "1/s", "key": "global+tenant"}}),
+    ],
+    ids=["named", "none", "counted", "debug", "no limits", "no addresses"],
+)  # fmt: skip
+def test_who_has_said_it_or_limits_nobody_by_address_is_not_asked(site, said):
+    assert site(check=check_deployment, **said) == {}
+
+
+def test_stock_throttles_are_told(site):
+    said = rest(STOCK_THROTTLE, OUR_THROTTLE, AnonRateThrottle)
+    said["REST_FRAMEWORK"]["NUM_PROXIES"] = 1
+    message = site(check=check_deployment, **said)["W012"]
+    assert f"{STOCK_THROTTLE}, rest_framework.throttling.AnonRateThrottle read" in message.msg
+    assert "UserRateThrottle from redis_infra" not in message.msg
+
+
+@pytest.mark.parametrize(
+    "said", [None, 5, {"DEFAULT_THROTTLE_CLASSES": 5, "DEFAULT_THROTTLE_RATES": ["1/s"]}]
+)
+def test_settings_of_rest_framework_that_cannot_be_read_are_its_own_to_refuse(site, said):
+    for check in (check_settings, check_deployment):
+        assert site(check=check, REST_FRAMEWORK=said) == {}
+
+
+def test_rates_of_rest_framework_that_mean_what_they_say_are_fine(site):
+    rates = {"a": "20/min", "b": "5/hour", "c": "5/15min", "d": None}
+    assert site(**rest(STOCK_THROTTLE, DEFAULT_THROTTLE_RATES=rates)) == {}
+
+
+def test_throttling_that_is_set_up_is_well(site):
+    said = throttle(
+        RATES={"chat": "10/min"},
+        POLICIES={
+            "auth": {"on_outage": "deny"},
+            "a": {"limits": [("1/s", "ip"), ("5/h", f"{__name__}.kind")]},
+        },
+        ROUTES=[("POST /a/", "auth"), ("/health/", None)],
+        TRUSTED_PROXIES=["10.0.0.0/8", "unix"],
+        ALIAS="default",
+    )
+    for check in (check_settings, check_deployment):
+        assert site(check=check, **said) == {}
+
+
+def kind(request):
+    return "person"
+
+
 # --- all of them ----------------------------------------------------------------------------------------
 
 
@@ -354,9 +462,19 @@ NESTED = st.dictionaries(st.sampled_from(["attempts", "base", "timeouts", "max_t
 OPTIONS = st.dictionaries(st.sampled_from(NAMES) | st.text(), JUNK | NESTED, max_size=6)
 
 
+THROTTLE = st.dictionaries(
+    st.sampled_from([*known_settings(ThrottleSettings)]),
+    JUNK
+    | NESTED
+    | st.lists(st.tuples(st.text(), st.text()), max_size=2)
+    | st.just({"a": ["1/s", ("1/s", "ip")]}),
+    max_size=4,
+)
+
+
 @given(
     options=OPTIONS | JUNK,
-    infra=OPTIONS | JUNK,
+    infra=OPTIONS | JUNK | THROTTLE.map(lambda said: {"THROTTLE": said}),
     location=JUNK | st.text().map("redis://{}".format) | st.text().map("redis://h?{}".format),
     environ=st.dictionaries(
         st.sampled_from(["REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_PROVIDER", "REDIS_TLS"]),

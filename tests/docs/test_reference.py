@@ -50,7 +50,7 @@ def settings_by_name() -> Iterator[tuple[str, Any, Any]]:
             yield name, read, default
             continue
         for nested, read_nested in known_settings(read).items():
-            yield f'{name}["{nested}"]', read_nested, getattr(default, nested)
+            yield f'{name}["{nested}"]', read_nested, getattr(default, nested.lower())
 
 
 SETTINGS = {name: (read, default) for name, read, default in settings_by_name()}

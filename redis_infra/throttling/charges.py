@@ -1,0 +1,184 @@
+"""What a request was charged: the book that middleware, decorators and the hooks of the login share.
+
+One book a request. So a policy is charged once however many ask for it, the response tells of all of them,
+and a login that succeeded gets back what it paid. Knows nothing of responses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from django.utils.functional import SimpleLazyObject
+
+from redis_infra.throttling.decisions import Decision
+from redis_infra.throttling.limiter import RateLimiter
+from redis_infra.throttling.plans import Plan
+from redis_infra.throttling.policies import Policy
+from redis_infra.throttling.rates import MOST
+
+__all__ = ["Book", "Charge", "acharge", "arefund", "book_of", "charge", "plan_of", "refund"]
+
+_ATTRIBUTE: Final = "_throttle_book"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Charge:
+    """One decision about a request, and who made it."""
+
+    decision: Decision
+    plan: Plan
+    limiter: RateLimiter
+    told: bool = True
+    """Whether the response tells of it."""
+
+
+class Book:
+    """What one request was charged so far. Belongs to whoever serves the request: one thread or task."""
+
+    __slots__ = ("charges", "needs_step_up", "refunded")
+
+    def __init__(self) -> None:
+        self.charges: list[Charge] = []
+        self.refunded: list[Charge] = []
+        self.needs_step_up = False
+
+    @property
+    def told(self) -> list[Charge]:
+        """What the response tells of, the one that matters first: a denial, else that with the least left.
+
+        Of each policy the last.
+        """
+        if len(self.charges) == 1:  # as nearly always
+            return [each for each in self.charges if each.told]
+        last = {(each.plan.name, each.plan.policy.limits): each for each in self.charges if each.told}
+        return sorted(last.values(), key=_tightness)
+
+    @property
+    def decision(self) -> Decision | None:
+        """The decision that matters to the client."""
+        told = self.told
+        return told[0].decision if told else None
+
+    def standing(self, policy: Policy, cost: int) -> tuple[Decision | None, int]:
+        """Return what was decided by this policy already, and what is left to pay of ``cost``."""
+        decisions = [each.decision for each in self.charges if _are_same(each.plan.policy, policy)]
+        if not decisions:
+            return None, cost
+        paid = sum(each.cost for each in decisions if each.allowed)
+        return decisions[-1], 0 if not decisions[-1].allowed else max(0, cost - paid)
+
+    def step_up(self, denial: Decision) -> None:
+        """Set a denial aside: the request goes on, to prove more than it has to otherwise."""
+        self.charges = [each for each in self.charges if each.decision is not denial]
+        self.needs_step_up = True
+
+    def refundable(self, name: str | None = None) -> list[Charge]:
+        """Return what may be given back, each once: of the policy ``name``, or of all that refund at all."""
+        found = [
+            each
+            for each in self.charges
+            if each.decision.allowed and each not in self.refunded and _is_meant(each.plan.policy, name)
+        ]
+        self.refunded += found
+        return found
+
+
+def _are_same(one: Policy, other: Policy) -> bool:
+    # Two decorators of one name and rate are two objects.
+    return one is other or (one.name == other.name and one.limits == other.limits)
+
+
+def _is_meant(policy: Policy, name: str | None) -> bool:
+    return policy.refund_on is not None if name is None else policy.name == name
+
+
+def _tightness(each: Charge) -> tuple[bool, int]:
+    decision = each.decision
+    return decision.allowed, decision.remaining if decision.numbers else MOST
+
+
+def book_of(request: Any) -> Book:
+    """Return the request's book, a new one if it has none; of a DRF request that of Django's below it."""
+    request = getattr(request, "_request", request)
+    book: Book | None = getattr(request, _ATTRIBUTE, None)
+    if book is None:
+        book = Book()
+        setattr(request, _ATTRIBUTE, book)
+    return book
+
+
+def plan_of(decision: Decision) -> Plan | None:
+    """Return the plan by which was decided."""
+    return decision.terms if isinstance(decision.terms, Plan) else None
+
+
+# --- charging -------------------------------------------------------------------------------------------
+
+
+def charge(request: Any, limiter: RateLimiter, plan: Plan, cost: int = 1, *, told: bool = True) -> Decision:
+    """Charge a request by a plan of ``limiter``, and set ``request.throttle_decision``.
+
+    A policy is charged once: who asks second pays what his ``cost`` is above what was paid, and otherwise
+    gets the first one's decision.
+    """
+    known, owed = book_of(request).standing(plan.policy, cost)
+    if known is not None and not owed:
+        return known
+    decision = limiter.decide(plan, plan.tags(plan.policy.identities(request)), owed)
+    return _enter(request, Charge(decision, plan, limiter, told))
+
+
+async def acharge(
+    request: Any, limiter: RateLimiter, plan: Plan, cost: int = 1, *, told: bool = True
+) -> Decision:
+    """:func:`charge` in the running event loop."""
+    known, owed = book_of(request).standing(plan.policy, cost)
+    if known is not None and not owed:
+        return known
+    await _load(request, plan)
+    decision = await limiter.adecide(plan, plan.tags(plan.policy.identities(request)), owed)
+    return _enter(request, Charge(decision, plan, limiter, told))
+
+
+def _enter(request: Any, made: Charge) -> Decision:
+    book = book_of(request)
+    book.charges.append(made)
+    getattr(request, "_request", request).throttle_decision = book.decision
+    return made.decision
+
+
+@lru_cache(maxsize=1024)
+def _parts_of(plan: Plan) -> frozenset[str]:
+    return frozenset(part for key in plan.policy.keys for part in key.name.split("+"))
+
+
+async def _load(request: Any, plan: Plan) -> None:
+    """Load what the keys read: at its first use it asks the database, which Django refuses in a loop."""
+    parts = _parts_of(plan)
+    if "session" in parts and hasattr(request, "session"):
+        await request.session.akeys()
+    # Only as Django's own middleware left it: who put another user there knows him already.
+    lazy = "user" in parts or "user_or_ip" in parts
+    if lazy and isinstance(getattr(request, "user", None), SimpleLazyObject) and hasattr(request, "auser"):
+        # Where request.user looks first (django.contrib.auth.middleware.get_user).
+        request._cached_user = await request.auser()
+
+
+# --- giving back ----------------------------------------------------------------------------------------
+
+
+def refund(request: Any, policy: str | None = None) -> None:
+    """Give back what a request was charged: by policies with ``refund_on``, or by the one that is named.
+
+    Once each; what was denied was not charged. For what is only known by the view: a token that was right.
+    """
+    for each in book_of(request).refundable(policy):
+        each.limiter.refund(each.decision)
+
+
+async def arefund(request: Any, policy: str | None = None) -> None:
+    """:func:`refund` in the running event loop."""
+    for each in book_of(request).refundable(policy):
+        await each.limiter.arefund(each.decision)
