@@ -1,0 +1,420 @@
+"""Logins: charged before, given back when they were right, stepped up rather than locked out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.contrib.auth import aauthenticate, alogin, authenticate, login
+from django.contrib.auth.models import User
+from django.contrib.auth.signals import user_logged_in, user_login_failed
+from django.contrib.auth.views import LoginView
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import redirect
+from django.test import AsyncClient, Client, RequestFactory
+from django.urls import path
+from django.utils.decorators import method_decorator
+
+from redis_infra.throttling.auth import connect, needs_step_up, refund
+from redis_infra.throttling.decorators import ratelimit
+from redis_infra.throttling.limiter import default_limiter, forget_limiters
+
+THROTTLE = "redis_infra.throttling.middleware.ThrottleMiddleware"
+SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+USERS = "django.contrib.auth.middleware.AuthenticationMiddleware"
+
+pytestmark = pytest.mark.django_db
+
+seen: list[bool] = []
+"""What needs_step_up said to the views."""
+
+
+def check(request):
+    """Log in, and answer as APIs do."""
+    seen.append(needs_step_up(request))
+    user = authenticate(request, username=request.POST["username"], password=request.POST["password"])
+    if user is None:
+        return JsonResponse({}, status=400)
+    login(request, user)
+    return JsonResponse({})
+
+
+async def acheck(request):
+    user = await aauthenticate(request, username=request.POST["username"], password=request.POST["password"])
+    if user is None:
+        return JsonResponse({}, status=400)
+    await alogin(request, user)
+    return JsonResponse({})
+
+
+def captcha_is_right(request):
+    return request.POST.get("captcha") == "right"
+
+
+def to_captcha(request, decision):
+    return redirect("/captcha/") if needs_step_up(request) else HttpResponse(status=429)
+
+
+def by_hand(request):
+    if request.POST["password"] == "right":
+        refund(request)
+    return HttpResponse()
+
+
+async def mine(request):
+    return HttpResponse(request.throttle_decision.policy)
+
+
+auth = ratelimit("auth", methods=["POST"])
+urlpatterns = [
+    path("form/", method_decorator(auth, name="dispatch")(type("Form", (LoginView,), {})).as_view()),
+    path("routed/", LoginView.as_view()),
+    path("uncovered/", LoginView.as_view()),
+    path("api/", auth(check)),
+    path("aapi/", auth(acheck)),
+    path("user/", ratelimit(rate="1/h", key="user", name="user")(mine)),
+    path("session/", ratelimit(rate="1/h", key="session", name="session")(mine)),
+    path("hand/", auth(by_hand)),
+    path("step-up/", ratelimit("auth", step_up=True)(check)),
+    path("captcha/", ratelimit("auth", step_up=captcha_is_right)(check)),
+    path("redirect/", ratelimit("auth", response=to_captcha)(check)),
+]
+
+
+@pytest.fixture
+def site(settings, tmp_path, redis_server):
+    """Start the site; returns a function that sets where Redis is and what is limited."""
+    settings.ROOT_URLCONF = __name__
+    settings.LOGIN_REDIRECT_URL = "/welcome/"
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    settings.MIDDLEWARE = [THROTTLE, SESSIONS, USERS]
+    settings.TEMPLATES = [
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "OPTIONS": {
+                "loaders": [
+                    ("django.template.loaders.locmem.Loader", {"registration/login.html": "try again"})
+                ]
+            },
+        }
+    ]
+    for name in ("alice", "mallory"):
+        User.objects.create_user(name, password="right")
+    seen.clear()
+
+    def start(url=redis_server.url, **throttle):
+        settings.REDIS_INFRA = {
+            "URL": url,
+            "STATE_DIR": str(tmp_path / "state"),
+            "THROTTLE": {"ROUTES": [("POST /routed/", "auth")], **throttle},
+        }
+
+    start()
+    return start
+
+
+def post(where, username="alice", password="wrong", ip="192.0.2.1", client=None, **more):
+    """Return the response to one attempt, by somebody without a session."""
+    data = {"username": username, "password": password, **more}
+    client = client or Client()
+    if isinstance(client, AsyncClient):
+        return async_to_sync(client.post)(where, data, REMOTE_ADDR=ip)
+    return client.post(where, data, REMOTE_ADDR=ip)
+
+
+def attempts(times, where, **about):
+    return [post(where, **about).status_code for _ in range(times)]
+
+
+FORMS = ["/form/", "/routed/"]
+EVERY = [*FORMS, "/api/"]
+
+
+# --- charged before, given back after -------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", EVERY)
+def test_guessing_ends_after_five_attempts(where):
+    assert attempts(7, where)[4:] == [400 if where == "/api/" else 200, 429, 429]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", FORMS)
+def test_the_page_of_a_failed_login_gives_nothing_back_though_it_is_a_200(where):
+    assert attempts(6, where) == [200] * 5 + [429]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", EVERY)
+def test_who_logs_in_again_and_again_is_never_turned_away(where):
+    assert 429 not in attempts(25, where, password="right")
+
+
+@pytest.mark.usefixtures("site")
+def test_async_logins_are_given_back_too():
+    done = [post("/aapi/", password="right", client=AsyncClient()).status_code for _ in range(7)]
+    assert done == [200] * 7
+    assert [post("/aapi/", client=AsyncClient()).status_code for _ in range(6)] == [400] * 5 + [429]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", EVERY)
+def test_the_right_password_does_not_open_a_closed_door(where):
+    """Else guessing would only have to go on."""
+    attempts(5, where)
+    assert post(where, password="right").status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", EVERY)
+def test_a_login_gives_back_what_it_paid_and_nothing_of_what_failed_before(where):
+    """Who has an account must not clear what he was charged for guessing at others'."""
+    attempts(19, where, username="nobody")  # five get through
+    before = default_limiter().peek("auth", identities("alice"))
+    assert post(where, username="mallory", password="right").status_code != 429
+    after = default_limiter().peek("auth", identities("alice"))
+    assert [each.remaining for each in after.limits] == [each.remaining for each in before.limits]
+    assert after.limits[1].remaining == 15
+
+
+def identities(username, ip="192.0.2.1"):
+    request = RequestFactory().post("/", {"username": username}, REMOTE_ADDR=ip)
+    return default_limiter().policies["auth"].identities(request)
+
+
+@pytest.mark.usefixtures("site")
+def test_looking_at_the_form_costs_nothing():
+    assert [Client().get("/form/").status_code for _ in range(8)] == [200] * 8
+
+
+@pytest.mark.usefixtures("site")
+def test_one_address_is_limited_over_all_names():
+    done = [post("/form/", username=f"user{number}").status_code for number in range(21)]
+    assert done == [200] * 20 + [429]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_name_is_the_same_however_it_is_written():
+    done = [
+        post("/form/", username=name).status_code
+        for name in ("alice", "ALICE", " alice ", "\uff41lice", "Alice", "aLice")
+    ]
+    assert done[5] == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_a_view_that_knows_better_gives_back_by_hand():
+    assert attempts(7, "/hand/", password="right") == [200] * 7
+    assert attempts(6, "/hand/") == [200] * 5 + [429]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", EVERY)
+def test_logins_tell_nothing_of_their_limits(where):
+    responses = [post(where) for _ in range(6)]
+    assert not any(name.startswith("RateLimit") for each in responses for name in each.headers)
+    assert "Retry-After" in responses[5].headers
+    assert not re.search("alice|192|username|violated", responses[5].content.decode())
+
+
+# --- who asks, in an event loop -------------------------------------------------------------------------
+
+
+def logged_in(name, client_class=AsyncClient):
+    client = client_class()
+    client.force_login(User.objects.get(username=name))
+    return client
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", ["/user/", "/session/"])
+def test_async_views_tell_apart_who_is_in_the_database(settings, where):
+    """Django lets nobody load a user or a session in the loop itself."""
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+    alice, mallory = logged_in("alice"), logged_in("mallory")
+    asked = [async_to_sync(each.get)(where).status_code for each in (alice, mallory, alice, mallory)]
+    assert asked == [200, 200, 429, 429]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("client_class", [Client, AsyncClient])
+def test_a_route_knows_the_user_below_authentication(settings, site, client_class):
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+    settings.MIDDLEWARE = [SESSIONS, USERS, THROTTLE]
+    site(ROUTES=[("/welcome/", "1/h")])
+
+    def get(client):
+        if client_class is Client:
+            return client.get("/welcome/").status_code
+        return async_to_sync(client.get)("/welcome/").status_code
+
+    alice, mallory = logged_in("alice", client_class), logged_in("mallory", client_class)
+    assert [get(each) for each in (alice, mallory, alice, mallory)] == [404, 404, 429, 429]
+
+
+# --- logins that nobody covers --------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("site")
+def test_failures_of_a_login_that_nobody_covers_count_where_one_is_covered():
+    post("/routed/")
+    assert attempts(4, "/uncovered/") == [200] * 4
+    assert post("/routed/").status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_its_successes_do_not_count():
+    post("/routed/")
+    attempts(9, "/uncovered/", password="right")
+    assert attempts(5, "/routed/") == [200] * 4 + [429]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_login_that_is_covered_is_not_charged_for_its_failure_too():
+    """Five get through, not two."""
+    assert attempts(6, "/api/").count(400) == 5
+
+
+def test_a_login_with_a_policy_of_its_own_is_covered_too(site):
+    site(
+        POLICIES={"own": {"limits": "9/h", "key": "ip", "refund_on": "success"}},
+        ROUTES=[("/uncovered/", "own")],
+    )
+    attempts(3, "/uncovered/")
+    assert default_limiter().peek("auth", identities("alice")).limits[0].remaining == 5
+
+
+@pytest.mark.usefixtures("site")
+def test_an_uncovered_failure_changes_nothing_of_its_response():
+    attempts(9, "/uncovered/")
+    response = post("/uncovered/")
+    assert "Retry-After" not in response.headers
+
+
+@pytest.mark.usefixtures("site")
+def test_a_failure_without_a_request_is_nobodys():
+    connect()
+    assert authenticate(None, username="alice", password="wrong") is None
+    assert authenticate(username="alice", password="wrong") is None
+
+
+def test_listening_twice_is_listening_once(site):
+    connect()
+    before = len(user_logged_in.receivers), len(user_login_failed.receivers)
+    connect()
+    assert (len(user_logged_in.receivers), len(user_login_failed.receivers)) == before
+
+
+# --- step-up --------------------------------------------------------------------------------------------
+
+
+def locked(where="/form/", username="alice"):
+    """Let attackers from everywhere use up what the name alone has: 30 an hour."""
+    for number in range(30):
+        post(where, username=username, ip=f"198.51.100.{number}")
+
+
+@pytest.mark.usefixtures("site")
+def test_without_a_step_up_anybody_locks_anybody_out():
+    locked()
+    assert post("/form/", password="right", ip="203.0.113.9").status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_the_victim_is_asked_for_more_and_not_locked_out():
+    locked()
+    response = post("/step-up/", password="right", ip="203.0.113.9")
+    assert response.status_code == 200
+    assert seen[-1] is True
+    assert "Retry-After" not in response.headers
+    assert response.wsgi_request.throttle_decision
+
+
+@pytest.mark.usefixtures("site")
+def test_who_is_not_attacked_is_asked_for_nothing_more():
+    assert post("/step-up/", password="right").status_code == 200
+    assert seen == [False]
+
+
+@pytest.mark.usefixtures("site")
+def test_guessing_at_the_second_factor_is_limited_by_address():
+    locked()
+    assert attempts(7, "/step-up/", ip="203.0.113.9") == [400] * 5 + [429, 429]
+
+
+def test_the_limits_that_still_hold_after_a_step_up_are_those_of_before(site):
+    """Also where only one is left."""
+    site(POLICIES={"auth": {"limits": [("4/h", "ip"), ("2/h", "username")]}})
+    attempts(2, "/step-up/")
+    assert attempts(3, "/step-up/") == [400, 400, 429]
+
+
+@pytest.mark.usefixtures("site")
+def test_who_is_too_fast_himself_is_not_offered_a_step_up():
+    attempts(5, "/step-up/")
+    seen.clear()
+    assert attempts(2, "/step-up/", password="right") == [429, 429]
+    assert seen == []
+
+
+@pytest.mark.usefixtures("site")
+def test_a_success_after_a_step_up_is_given_back():
+    locked()
+    assert attempts(9, "/step-up/", password="right", ip="203.0.113.9") == [200] * 9
+
+
+@pytest.mark.usefixtures("site")
+def test_the_site_may_decide_who_is_let_through():
+    locked()
+    assert post("/captcha/", password="right", ip="203.0.113.9").status_code == 429
+    assert post("/captcha/", password="right", ip="203.0.113.9", captcha="right").status_code == 200
+
+
+@pytest.mark.usefixtures("site")
+def test_the_site_may_lead_elsewhere_who_needs_it():
+    locked()
+    assert post("/redirect/", ip="203.0.113.9").headers["Location"] == "/captcha/"
+    attempts(5, "/redirect/", username="mallory")
+    assert post("/redirect/", username="mallory").status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_a_decision_can_be_asked_too():
+    locked()
+    limiter = default_limiter()
+    elsewhere = limiter.hit("auth", identities("alice", "203.0.113.9"))
+    assert (bool(elsewhere), needs_step_up(elsewhere)) == (False, True)
+    passed = limiter.hit("auth", identities("bob", "203.0.113.9"))
+    assert (bool(passed), needs_step_up(passed)) == (True, False)
+
+
+# --- without Redis --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outage", ["redis_down", "redis_frozen"])
+@pytest.mark.parametrize("where", EVERY)
+def test_logins_stay_limited_and_work_without_redis(site, where, outage, request):
+    site(request.getfixturevalue(outage).url)
+    assert 429 not in attempts(7, where, username="mallory", password="right")
+    assert attempts(6, where)[4:] == [400 if where == "/api/" else 200, 429]
+
+
+@pytest.mark.parametrize("outage", ["redis_down"])
+def test_a_victim_is_stepped_up_without_redis_too(site, outage, request):
+    site(request.getfixturevalue(outage).url)
+    locked("/api/")
+    assert post("/step-up/", password="right", ip="203.0.113.9").status_code == 200
+    assert seen[-1] is True
+
+
+def test_an_outage_between_charge_and_refund_costs_the_user_at_most_that(site, own_redis):
+    server = own_redis()
+    site(server.url)
+    forget_limiters()
+    assert post("/api/", password="right").status_code == 200
+    server.kill()
+    assert attempts(5, "/api/") == [400] * 5
+    assert post("/api/").status_code == 429
