@@ -24,6 +24,7 @@ from django.utils.module_loading import import_string
 from redis_infra.cache import RedisCache
 from redis_infra.cache.engine import Engine, RedisEngine
 from redis_infra.connection.wire import pack
+from redis_infra.durations import format_duration
 from redis_infra.exceptions import RedisInfraError
 
 __all__ = ["AliasHealth", "Finding", "HealthReport", "Status", "Worker", "check_health", "our_aliases"]
@@ -185,6 +186,7 @@ def _check_redis(alias: str, engine: RedisEngine, *, deep: bool) -> AliasHealth:
         failure = classify(error)
         state = "misconfigured" if failure and failure.fault is Fault.MISCONFIGURED else "down"
         cause = describe(error)
+    findings += _limits(engine)
     workers = _workers(engine)
     statuses: list[Status] = [_status(state, engine), *(each.status for each in findings)]
     if any(worker.alive for worker in workers):
@@ -211,6 +213,21 @@ def _ping(engine: RedisEngine) -> float:
     with suppress(NoPermissionError):
         engine.connections.call(pack("PING"))
     return (time.perf_counter() - started) * 1000
+
+
+def _limits(engine: RedisEngine) -> tuple[Finding, ...]:
+    """Say who decides about rate limits, where it is not Redis; and who would, where that is worth a word."""
+    from redis_infra.throttling.host import Host
+
+    state_dir = engine.database.state_dir
+    since = Host.decides_since(state_dir, engine.options.keyspace)
+    if since is not None:
+        value = f"decided by the processes of this host for {format_duration(since)}"
+        return (Finding(name="limits", status="warn", value=value),)
+    if state_dir.problem:
+        value = f"in an outage each process would decide alone: {state_dir.problem}"
+        return (Finding(name="limits", value=value),)
+    return ()
 
 
 def _status(state: str, engine: RedisEngine) -> Status:

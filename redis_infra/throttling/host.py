@@ -24,6 +24,7 @@ import logging
 import mmap
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -149,6 +150,20 @@ class Host:
         """Begin anew if the directory was removed, as cleaners of temporary files do; one ``stat``."""
         if self.directory is not None and _identity(self.directory / "shared") != self._identity:
             self._begin()
+
+    @staticmethod
+    def decides_since(state_dir: StateDir, about: str) -> float | None:
+        """Return for how many seconds this host has decided about a database's limits; None if Redis does.
+
+        For who only looks: makes no file.
+        """
+        path = Path(state_dir.where, f"limits-{digest(about)}-{digest(_boot_id())}", "shared")
+        try:
+            with state_dir.entered(), path.open("rb") as file:
+                era = int.from_bytes(file.read(8), sys.byteorder)
+        except OSError:
+            return None
+        return max(0, time.monotonic_ns() - era) / 1e9 if era & 1 else None
 
     def _claim(self, directory: Path) -> Path:
         """Return the path of our own table: one that a dead process left, if there is one."""

@@ -515,3 +515,43 @@ def test_a_refund_in_an_outage_is_given_back(server: RedisServer, limiter: RateL
     assert limiter.peek("5/15min", "bob").remaining == 4
     limiter.refund(decision)
     assert limiter.peek("5/15min", "bob").remaining == 5
+
+
+def test_health_says_who_decides(server: RedisServer, said: dict[str, Any], settings: Any) -> None:
+    from redis_infra.observability.health import check_health
+
+    settings.CACHES = {
+        "default": {
+            "BACKEND": "redis_infra.cache.RedisCache",
+            "LOCATION": server.url,
+            "OPTIONS": {"STATE_DIR": said["STATE_DIR"]},
+        }
+    }
+
+    def findings() -> list[str]:
+        (health,) = check_health(["default"]).aliases
+        return [f"{each.status} {each.value}" for each in health.findings if each.name == "limits"]
+
+    assert findings() == []
+    limiter = made(said)
+    server.freeze()
+    limiter.hit("5/min", "bob")
+    (said_now,) = findings()
+    assert said_now.startswith("warn decided by the processes of this host for ")
+    server.thaw()
+    back_with_redis(limiter)
+    assert findings() == []
+
+
+def test_health_says_where_each_process_would_decide_alone(server: RedisServer, settings: Any) -> None:
+    from redis_infra.observability.health import check_health
+
+    options = {"STATE_DIR": None}
+    settings.CACHES = {
+        "default": {"BACKEND": "redis_infra.cache.RedisCache", "LOCATION": server.url, "OPTIONS": options}
+    }
+    (health,) = check_health(["default"]).aliases
+    assert health.status == "pass"
+    assert [each.value for each in health.findings] == [
+        "in an outage each process would decide alone: STATE_DIR is off: everything stays in memory"
+    ]
