@@ -1,7 +1,6 @@
 """Identity: whom a request is charged to, as one text that nobody can write for somebody else.
 
-A :class:`Key` says what tells clients apart (``"user"``, ``"ip"``, ``"ip+username"``); :func:`client_ip`
-says where a request came from, believing proxies that are trusted and nobody else; :func:`digest` is what
+A :class:`Key` says what tells clients apart (``"user"``, ``"ip"``, ``"ip+username"``); :func:`digest` is what
 of all this leaves the process.
 
 ::
@@ -17,181 +16,28 @@ Reads requests of Django and of Django REST framework, and imports neither. Know
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import json
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import lru_cache
 from importlib import import_module
-from io import BytesIO
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from redis_infra.conf import Peer, did_you_mean, get_settings, site_key, username_field
-from redis_infra.conf import num_proxies as proxies_of_site
+from redis_infra.conf import did_you_mean, site_key, username_field
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import digest as short_digest
+from redis_infra.throttling.addresses import client_ip, network_named, network_of
+from redis_infra.throttling.sent import fields_of, text_of
 
-__all__ = ["UNKNOWN", "Key", "client_ip", "digest", "network_of", "normalise", "parse_key"]
-
-UNKNOWN: Final = "unknown"
-"""The address of a client without one: the peer of a Unix socket that nobody vouches for."""
+__all__ = ["Key", "digest", "normalise", "parse_key"]
 
 LONGEST: Final = 512
 """Characters of a text that is normalised, which takes time with the square of its accents. The hash of a
 longer one stands for it. A user name has 150 at most, an e-mail address 254."""
 LONGEST_VALUE: Final = 200
 """Characters of a value that stands in an identity as it is."""
-LARGEST_BODY: Final = 1024 * 1024
-"""Bytes of a body that is looked into."""
 MOST_PARTS: Final = 4
-MOST_HOPS: Final = 32
-"""Trusted proxies in a row; more of them are not looked at."""
-
-
-class _FromSettings(Enum):
-    FROM_SETTINGS = "from settings"
-
-    def __repr__(self) -> str:
-        return "FROM_SETTINGS"
-
-
-FROM_SETTINGS: Final = _FromSettings.FROM_SETTINGS
-
-
-# --- where a request came from --------------------------------------------------------------------------
-
-
-def client_ip(
-    request: Any,
-    trusted: Sequence[Peer] | Literal[_FromSettings.FROM_SETTINGS] = FROM_SETTINGS,
-    num_proxies: int | Literal[_FromSettings.FROM_SETTINGS] | None = FROM_SETTINGS,
-) -> str:
-    """Return the address of the client: that of the peer, unless a proxy may speak for another.
-
-    X-Forwarded-For is walked from the right over ``trusted`` peers (TRUSTED_PROXIES); or, with Django REST
-    framework's NUM_PROXIES, that many addresses are counted from the right. With both, the peer has to be
-    trusted first. What is no address ends the walk at the last one that was: a text that a client made up
-    is never returned. Ports, brackets and zones are stripped, IPv4 in IPv6 is IPv4.
-    """
-    meta = request.META
-    peer = meta.get("REMOTE_ADDR") or ""
-    forwarded = meta.get("HTTP_X_FORWARDED_FOR")
-    if not forwarded:
-        return _address(peer) or UNKNOWN
-    if trusted is FROM_SETTINGS:
-        trusted = get_settings().throttle.trusted_proxies
-    if num_proxies is FROM_SETTINGS:
-        num_proxies = proxies_of_site()
-    if num_proxies is None:
-        return _walk(peer, forwarded, _trust(trusted)) or UNKNOWN
-    if num_proxies <= 0 or (trusted and not _trust(trusted).has_peer(peer)):
-        return _address(peer) or UNKNOWN
-    return _counted(peer, forwarded, num_proxies) or UNKNOWN
-
-
-def network_of(address: str) -> str:
-    """Return whom an address belongs to: itself, but the /64 in IPv6, of which a client has all addresses."""
-    return _network(address) if ":" in address else address
-
-
-@lru_cache(maxsize=4096)
-def _network(address: str) -> str:
-    return str(ipaddress.ip_network((address, 64), strict=False))
-
-
-def _walk(peer: str, forwarded: str, trust: _Trust) -> str | None:
-    """Return the first address from the right that is not trusted."""
-    found = _address(peer)
-    if not trust.has_peer(peer):
-        return found
-    for entry in reversed(forwarded.rsplit(",", MOST_HOPS)):
-        address = _address(entry)
-        if address is None:
-            return found
-        if not trust.has(address):
-            return address
-        found = address
-    return found
-
-
-def _counted(peer: str, forwarded: str, number: int) -> str | None:
-    """Return the ``number``-th address from the right, or the first where there are fewer."""
-    entries = forwarded.rsplit(",", number)[-number:]
-    counted = _address(entries[0])
-    if counted is not None:
-        return counted
-    found = _address(peer)
-    for entry in reversed(entries):
-        address = _address(entry)
-        if address is None:
-            break
-        found = address
-    return found
-
-
-class _Trust:
-    """Who may speak for others; remembers what it was asked."""
-
-    def __init__(self, peers: Sequence[Peer]) -> None:
-        self.peers = peers
-        self._networks = [peer for peer in peers if peer != "unix"]
-        self._unix = "unix" in peers
-        self._known: dict[str, bool] = {}
-
-    def has_peer(self, peer: str) -> bool:
-        """Whether the other end of the connection is trusted, which in a Unix socket has no address."""
-        address = _address(peer)
-        if address is not None:
-            return self.has(address)
-        # nginx calls it "unix:", most servers say nothing.
-        return self._unix and peer.strip() in ("", "unix:")
-
-    def has(self, address: str) -> bool:
-        known = self._known.get(address)
-        if known is None:
-            parsed = ipaddress.ip_address(address)
-            known = any(parsed in network for network in self._networks)
-            if len(self._known) >= 4096:
-                self._known = {}
-            self._known[address] = known
-        return known
-
-
-_last_trust = _Trust(())
-
-
-def _trust(peers: Sequence[Peer]) -> _Trust:
-    """Return the one for these peers: settings hand out the same tuple until they change."""
-    global _last_trust  # replaced whole, so that it needs no lock
-    trust = _last_trust
-    if trust.peers is not peers:
-        trust = _last_trust = _Trust(peers)
-    return trust
-
-
-def _address(text: str) -> str | None:
-    """Return the address that a text is, in its shortest form, or None."""
-    return _parsed(text) if len(text) <= 100 else None
-
-
-_PORT: Final = re.compile(r"\[([^\]]*)\](?::[0-9]{1,5})?|([^:\[\]]*):[0-9]{1,5}")
-
-
-@lru_cache(maxsize=8192)
-def _parsed(text: str) -> str | None:
-    text = text.strip().strip('"')
-    if split := _PORT.fullmatch(text):
-        text = split[1] or split[2] or ""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 # --- texts ----------------------------------------------------------------------------------------------
@@ -338,7 +184,7 @@ class _Ip(Part):
         return _network_identity(request)
 
     def named(self, value: str) -> str:
-        return f"ip:{network_of(_address(value.partition('/')[0]) or UNKNOWN)}"
+        return f"ip:{network_named(value)}"
 
 
 class _Global(Part):
@@ -379,7 +225,7 @@ class _Tenant(Part):
     def read(self, request: Any) -> str | None:
         tenant = getattr(request, "tenant", None)
         if tenant is None:
-            return _text(request.META.get("HTTP_X_TENANT_ID"))
+            return text_of(request.META.get("HTTP_X_TENANT_ID"))
         pk = getattr(tenant, "pk", None)
         return str(tenant if pk is None else pk)
 
@@ -392,30 +238,30 @@ class _Session(Part):
         if session is None:
             return None
         # Loaded, because a client can make up a key and each would be a new budget: there is nothing in it.
-        return _text(session.session_key) if session.keys() else None
+        return text_of(session.session_key) if session.keys() else None
 
 
 class _Header(Part):
     __slots__ = ()
 
     def read(self, request: Any) -> str | None:
-        return _text(request.META.get(_variable(self.name)))
+        return text_of(request.META.get(_variable(self.name)))
 
 
 class _Field(Part):
     __slots__ = ()
 
     def read(self, request: Any) -> str | None:
-        return _text(_sent(request).get(self.name.partition(":")[2]))
+        return text_of(fields_of(request).get(self.name.partition(":")[2]))
 
 
 class _Username(Part):
     __slots__ = ()
 
     def read(self, request: Any) -> str | None:
-        sent = _sent(request)
+        sent = fields_of(request)
         # Django's own form calls it username, whatever the model does.
-        said = {text for name in (username_field(), "username") if (text := _text(sent.get(name)))}
+        said = {text for name in (username_field(), "username") if (text := text_of(sent.get(name)))}
         # Where they differ, one is there to lead astray, and which one the view reads is not known here.
         return said.pop() if len(said) == 1 else None
 
@@ -528,89 +374,3 @@ _FORMS: Final = (
     "'header:X-Name', 'field:email', the dotted path of a function of the request, or several such as "
     "'ip+username'"
 )
-
-
-# --- what a client sent ---------------------------------------------------------------------------------
-
-
-def _text(value: object) -> str | None:
-    """Return a value of a form or of JSON as text; None if it is no single value."""
-    if isinstance(value, str):
-        return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else None
-
-
-def _sent(request: Any) -> Mapping[str, Any]:
-    """Return the fields of a form or of a JSON object; none of what cannot be read.
-
-    Leaves the request as the view expects it: the body can be read again, and nobody has parsed it.
-    """
-    parsed = getattr(request, "__dict__", {}).get("_full_data")  # Django REST framework has parsed it already
-    if isinstance(parsed, Mapping):
-        return parsed
-    request = getattr(request, "_request", request)
-    if "_post" in vars(request) and request._post:
-        return request._post  # type: ignore[no-any-return]
-    known = vars(request).get(_SENT)
-    if known is None:
-        known = vars(request)[_SENT] = _read(request)
-    return known  # type: ignore[no-any-return]
-
-
-_SENT: Final = "_redis_infra_sent"
-
-
-def _read(request: Any) -> Mapping[str, Any]:
-    kind = (getattr(request, "content_type", None) or "").lower()
-    parse = _form if kind in _FORM_TYPES else _json if kind.endswith(("/json", "+json")) else None
-    if parse is None:
-        return {}
-    try:
-        body = _body(request)
-        found = parse(request, body) if body else {}
-    except Exception:
-        # Servers, Django and parsers have a dozen errors for what clients can send. Whether it is one is for
-        # the view to say, which meets it again.
-        return {}
-    return found if isinstance(found, Mapping) else {}
-
-
-_FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
-
-
-def _form(request: Any, body: bytes) -> Any:
-    from django.http import QueryDict
-    from django.http.multipartparser import MultiPartParser
-
-    if request.content_type == _FORM_TYPES[0]:
-        return QueryDict(body, encoding="utf-8")
-    # Without handlers, so that files are left out.
-    return MultiPartParser(request.META, BytesIO(body), [], request.encoding).parse()[0]
-
-
-def _json(request: Any, body: bytes) -> Any:
-    encoding = request.encoding
-    if encoding is not None and encoding.lower() not in ("utf-8", "utf8"):
-        # Django REST framework goes by the charset; views that do not ask json, which looks for itself.
-        with suppress(ValueError, LookupError):
-            return json.loads(body.decode(encoding))
-    return json.loads(body)
-
-
-def _body(request: Any) -> bytes | None:
-    """Return the body, if it is small enough to look into."""
-    if "_body" not in vars(request) and _size(request) > LARGEST_BODY:
-        return None
-    body: bytes = request.body
-    return body if len(body) <= LARGEST_BODY else None
-
-
-def _size(request: Any) -> int:
-    """Return how long a body is that has not been read: what it says, or what ASGI has received."""
-    size = int(request.META.get("CONTENT_LENGTH") or 0)
-    stream = getattr(request, "_stream", None)
-    if stream is not None and not request._read_started and stream.seekable():
-        size = max(size, stream.seek(0, os.SEEK_END))
-        stream.seek(0)
-    return size

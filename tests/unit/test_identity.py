@@ -26,16 +26,9 @@ from rest_framework.settings import api_settings
 from rest_framework.throttling import BaseThrottle
 
 from redis_infra.exceptions import SettingsError
-from redis_infra.throttling.identity import (
-    LARGEST_BODY,
-    LONGEST,
-    Key,
-    client_ip,
-    digest,
-    network_of,
-    normalise,
-    parse_key,
-)
+from redis_infra.throttling.addresses import client_ip, network_of
+from redis_infra.throttling.identity import LONGEST, Key, digest, normalise, parse_key
+from redis_infra.throttling.sent import LARGEST_BODY
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 CLIENT = "203.0.113.7"
