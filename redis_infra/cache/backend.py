@@ -30,6 +30,7 @@ from redis_infra.cache.operations import NotACounter, Plan
 from redis_infra.cache.values import COUNTER_MAX, COUNTER_MIN, MISSING
 from redis_infra.connection.bulk import BATCH
 from redis_infra.exceptions import CounterOverflow, SettingsError
+from redis_infra.instrumentation import anotify_cleared, notify_cleared
 from redis_infra.keys import Namespace, escape, namespace
 
 if TYPE_CHECKING:
@@ -396,9 +397,11 @@ class RedisCache(DjangoRedisCache):
     def clear(self) -> None:
         """Remove what is under this alias' prefix, in every version; other prefixes stay."""
         self._engine.run(self._clear())
+        notify_cleared(self)
 
     async def aclear(self) -> None:
         await self._engine.arun(self._clear())
+        await anotify_cleared(self)
 
     def _clear(self) -> Plan:
         # The glob alone would take prefix "site:2nd" for a version of "site".

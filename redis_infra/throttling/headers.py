@@ -7,19 +7,20 @@ more appears of the tightest limit, and what all limits are. Knows nothing of fr
 from __future__ import annotations
 
 import math
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
-from redis_infra.throttling.decisions import Decision, LimitState
+from redis_infra.throttling.decisions import Decision
 
 __all__ = ["headers_for", "retry_after_seconds"]
 
 
 def retry_after_seconds(decision: Decision) -> int | None:
     """Return what ``Retry-After`` says: whole seconds, rounded up, one at least; None if it is no use."""
-    wait = decision.retry_after
-    if decision.allowed or wait is None:
+    if decision.allowed:
         return None
-    return max(1, math.ceil(wait))
+    wait = decision.retry_after
+    return None if wait is None else max(1, math.ceil(wait))
 
 
 def headers_for(
@@ -34,25 +35,44 @@ def headers_for(
     seconds = retry_after_seconds(decision)
     if seconds is not None:
         found["Retry-After"] = str(seconds)
-    if not (shown and style and decision.numbers):
+    numbers = decision.numbers
+    if not (shown and style and numbers):
         return found
-    states = decision.limits
-    tightest = decision.tightest_of(states)
-    found["RateLimit-Policy"] = ", ".join(
-        f"{_string(state.name)};q={state.rate.limit};w={max(1, math.ceil(state.rate.window))}"
-        for state in states
-    )
-    found["RateLimit"] = f"{_string(tightest.name)};r={tightest.remaining};t={_reset(tightest)}"
+    policies, names, limits, windows = _fixed_part(decision.terms)
+    at = _tightest(decision)
+    remaining = numbers[3 * at]
+    # A stamp is the end of its millisecond: rounded up that could be a second more than the window.
+    reset = min(-(-numbers[3 * at + 1] // 1000), windows[at])
+    found["RateLimit-Policy"] = policies
+    found["RateLimit"] = f"{names[at]};r={remaining};t={reset}"
     if style == "legacy":
-        found["X-RateLimit-Limit"] = str(tightest.rate.limit)
-        found["X-RateLimit-Remaining"] = str(tightest.remaining)
-        found["X-RateLimit-Reset"] = str(_reset(tightest))
+        found["X-RateLimit-Limit"] = str(limits[at])
+        found["X-RateLimit-Remaining"] = str(remaining)
+        found["X-RateLimit-Reset"] = str(reset)
     return found
 
 
-def _reset(state: LimitState) -> int:
-    # A stamp is the end of its millisecond: rounded up that could be a second more than the window.
-    return min(math.ceil(state.reset_after), math.ceil(state.rate.window))
+def _tightest(decision: Decision) -> int:
+    """Return which limit is ``decision.tightest``, without making them: a third of a throttle's time."""
+    numbers = decision.numbers
+    if len(numbers) == 3:
+        return 0
+    places = range(0, len(numbers), 3)
+    if decision.allowed:
+        return min(places, key=lambda at: (numbers[at], -numbers[at + 1])) // 3
+    return max(places, key=lambda at: numbers[at + 2] if numbers[at + 2] >= 0 else math.inf) // 3
+
+
+@lru_cache(maxsize=1024)
+def _fixed_part(terms: Any) -> tuple[str, tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return what every response about these limits says: the policies, and name and size of each."""
+    names = tuple(_string(name) for name, _ in terms.named_rates)
+    rates = [rate for _, rate in terms.named_rates]
+    windows = tuple(math.ceil(rate.window) for rate in rates)
+    policies = [
+        f"{name};q={rate.limit};w={window}" for name, rate, window in zip(names, rates, windows, strict=True)
+    ]
+    return ", ".join(policies), names, tuple(rate.limit for rate in rates), windows
 
 
 def _string(text: str) -> str:

@@ -71,8 +71,17 @@ class Policy:
 
     def identities(self, request: Any) -> tuple[str, ...]:
         """Return whom a request is charged to, for each limit."""
-        found = {key: key.of(request) for key in dict.fromkeys(self.keys)}
-        return tuple(found[key] for key in self.keys)
+        keys, places = self._distinct
+        if len(keys) == 1:
+            return (keys[0].of(request),) * len(places)
+        found = [key.of(request) for key in keys]
+        return tuple([found[place] for place in places])
+
+    @cached_property
+    def _distinct(self) -> tuple[tuple[Key, ...], tuple[int, ...]]:
+        """Each key once, and which of them each limit is for: hashing keys takes longer than asking them."""
+        keys = list(dict.fromkeys(self.keys))
+        return tuple(keys), tuple(keys.index(key) for key in self.keys)
 
 
 def make_policy(name: str, rate: Rate | None, key: Key | None = None, **options: Any) -> Policy:

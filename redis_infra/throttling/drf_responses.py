@@ -1,0 +1,128 @@
+"""What a response of Django REST framework tells of throttles, and what a login that succeeded gets back.
+
+Knows the book of a request and the headers of a view, and nothing of how was decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rest_framework.exceptions import APIException
+from rest_framework.status import HTTP_503_SERVICE_UNAVAILABLE, is_success
+
+from redis_infra.throttling.charges import Book, Charge, arefund, book_of, refund
+from redis_infra.throttling.decisions import Decision
+from redis_infra.throttling.headers import headers_for, retry_after_seconds
+from redis_infra.throttling.joint import JointPlan
+from redis_infra.throttling.limiter import RateLimiter
+from redis_infra.throttling.plans import Plan
+
+__all__ = ["RefundOnSuccess", "ServiceUnavailable", "ViewCharge", "enter", "paid_before"]
+
+
+class ServiceUnavailable(APIException):
+    """Nobody can count, and the policy says that nobody passes then: 503 with ``Retry-After``."""
+
+    status_code = HTTP_503_SERVICE_UNAVAILABLE
+    default_detail = "Requests cannot be counted at the moment. Try again later."
+    default_code = "service_unavailable"
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__()
+        self.decision = decision
+        self.wait = retry_after_seconds(decision)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewCharge(Charge):
+    """A decision of a throttle, for one call of a view."""
+
+    view: Any = None
+
+
+def enter(decision: Decision, plan: Plan, limiter: RateLimiter, request: Any, view: Any) -> bool:
+    """Put a decision into the request's book, let the view's response tell of it, and return what it says.
+
+    Raises:
+        ServiceUnavailable: nobody could be asked, and that is a no.
+    """
+    if decision.unavailable:
+        raise ServiceUnavailable(decision)
+    book = book_of(request)
+    book.charges.append(ViewCharge(decision, plan, limiter, True, view))
+    shown = _of_view(book, view)
+    getattr(request, "_request", request).throttle_decision = shown[0].decision
+    headers = getattr(view, "headers", None)
+    if isinstance(headers, dict):  # DRF copies them to the response, whatever becomes of it
+        headers.update(_headers(shown))
+    return decision.allowed
+
+
+def _of_view(book: Book, view: Any) -> list[Charge]:
+    """Return what was decided about this call of the view, the one that matters first.
+
+    A test may call views with one request again and again; its book has the other calls too.
+    """
+    if len(book.charges) == 1:
+        return book.charges
+    call = Book()
+    call.charges = [each for each in book.charges if not isinstance(each, ViewCharge) or each.view is view]
+    return call.told
+
+
+def _headers(shown: list[Charge]) -> dict[str, str]:
+    """Return the headers of all decisions: what is left of the tightest, and the policies of all."""
+    found: dict[str, str] = {}
+    policies = []
+    for each in shown:
+        style = each.limiter.throttle.headers
+        headers = headers_for(each.decision, shown=each.plan.policy.headers, style=style)
+        if policy := headers.get("RateLimit-Policy"):
+            policies.append(policy)
+        found = {**headers, **found}
+    if policies:
+        found["RateLimit-Policy"] = ", ".join(policies)
+    found.pop("Retry-After", None)  # DRF says that, after the longest wait of all its throttles
+    return found
+
+
+def paid_before(request: Any, plan: Plan, cost: int) -> tuple[Decision | None, Plan | None, int]:
+    """Return what middleware or decorators decided by a plan's policies, and what is left to be asked."""
+    before = Book()
+    before.charges = [each for each in book_of(request).charges if not isinstance(each, ViewCharge)]
+    known: Decision | None = None
+    owed: list[Plan] = []
+    most = 0
+    for part in plan.parts if isinstance(plan, JointPlan) else (plan,):
+        decision, rest = before.standing(part.policy, cost)
+        if decision is None or rest:
+            owed.append(part)
+            most = max(most, rest)
+        elif known is None or not decision.allowed:
+            known = decision
+    if known is not None and (not owed or not known.allowed):
+        return known, None, 0
+    if known is None:
+        return None, plan, most
+    return known, owed[0] if len(owed) == 1 else JointPlan(owed), most
+
+
+class RefundOnSuccess:
+    """Mixin for views whose policies say ``refund_on``: a response of 200 to 299 gives back what was charged.
+
+    Before ``APIView`` among the bases, adrf's too. For views that answer nobody 2xx who failed; others call
+    ``refund(request)`` where they know that all was right.
+    """
+
+    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
+        if is_success(response.status_code) and not getattr(self, "view_is_async", False):
+            refund(request)
+        return response
+
+    async def async_dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        response = await super().async_dispatch(request, *args, **kwargs)  # type: ignore[misc]
+        if is_success(response.status_code):
+            await arefund(request)
+        return response
