@@ -356,7 +356,9 @@ def test_no_thread_is_taken_on_the_way_to_an_async_view(site):
         assert await middleware.process_view(request, native, (), {}) is None
         return response.content.decode(), threading.active_count()
 
-    assert asyncio.run(ask()) == (threading.current_thread().name, before)
+    thread, count = asyncio.run(ask())
+    assert thread == threading.current_thread().name
+    assert count <= before  # one of another test's may have ended meanwhile
 
 
 # --- tables that are wrong ------------------------------------------------------------------------------
