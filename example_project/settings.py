@@ -38,10 +38,16 @@ INSTALLED_APPS = [
 INSTALLED_APPS += ["redis_infra"]
 CACHES = {"default": {"BACKEND": "redis_infra.cache.RedisCache", "KEY_PREFIX": "relay"}}
 
+# The limits of chat, auth, upload and search are there without a setting, and views name
+# them. The admin's login is not a view of Relay's, so it is named here.
+REDIS_INFRA = {"KEY_PREFIX": "relay", "THROTTLE": {"ROUTES": {"POST view:admin:login": "auth"}}}
+
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     *(["whitenoise.middleware.WhiteNoiseMiddleware"] if find_spec("whitenoise") else []),
     "example_project.relay.middleware.ContentSecurityPolicy",
+    "example_project.relay.middleware.TellsDecision",
+    "redis_infra.throttling.middleware.ThrottleMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

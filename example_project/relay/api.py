@@ -13,6 +13,7 @@ from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_safe
 from rest_framework import status
 from rest_framework.exceptions import NotFound
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -21,7 +22,8 @@ from example_project.relay import reads
 from example_project.relay.forms import SearchForm
 from example_project.relay.models import Document, Room
 from example_project.relay.rows import RoomCard
-from example_project.relay.serializers import NewDocument, NewMessage
+from example_project.relay.serializers import NewDocument, NewMessage, Upload
+from redis_infra.throttling.drf import PolicyThrottle, UploadRateThrottle
 
 
 class Rooms(APIView):
@@ -33,7 +35,10 @@ class Rooms(APIView):
 
 
 class Messages(APIView):
-    """What is said in a room."""
+    """What is said in a room. Talking is limited, together with the form on the room's page."""
+
+    throttle_classes = [PolicyThrottle]
+    throttle_policy = {"POST": "chat"}
 
     def get(self, request: Request, slug: str) -> Response:
         """List the newest messages with their authors."""
@@ -50,8 +55,20 @@ class Messages(APIView):
         return Response(message.data, status=status.HTTP_201_CREATED)
 
 
+class SearchThrottle(PolicyThrottle):
+    """Limits searching, together with the search on the page; turning pages is free."""
+
+    policies = ("search",)
+
+    def is_exempt(self, request: Request, view: APIView) -> bool:
+        """Return whether nobody searches."""
+        return request.method == "POST" or not request.query_params.get("q")
+
+
 class Documents(APIView):
     """Documents, last changed first."""
+
+    throttle_classes = [SearchThrottle]
 
     def get(self, request: Request) -> Response:
         """List them; ``q`` searches, ``page`` turns the pages."""
@@ -60,6 +77,22 @@ class Documents(APIView):
     def post(self, request: Request) -> Response:
         """Keep a new one."""
         document = NewDocument(data=request.data)
+        document.is_valid(raise_exception=True)
+        document.save(owner=request.user)
+        return Response(document.data, status=status.HTTP_201_CREATED)
+
+
+class Uploads(APIView):
+    """Documents from files."""
+
+    parser_classes = [MultiPartParser]
+    throttle_classes = [UploadRateThrottle]
+
+    def post(self, request: Request) -> Response:
+        """Keep a text file as a document."""
+        upload = Upload(data=request.data)
+        upload.is_valid(raise_exception=True)
+        document = NewDocument(data=upload.document())
         document.is_valid(raise_exception=True)
         document.save(owner=request.user)
         return Response(document.data, status=status.HTTP_201_CREATED)

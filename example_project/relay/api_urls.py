@@ -11,6 +11,7 @@ urlpatterns = [
     path("rooms/<slug:slug>/messages/", api.Messages.as_view(), name="api-messages"),
     path("documents/", api.Documents.as_view(), name="api-documents"),
     path("documents/<int:pk>/", api.OneDocument.as_view(), name="api-document"),
+    path("uploads/", api.Uploads.as_view(), name="api-uploads"),
     path("people/<str:username>/", api.OnePerson.as_view(), name="api-person"),
     path("stats/", api.statistics, name="api-stats"),
 ]

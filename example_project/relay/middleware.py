@@ -1,13 +1,15 @@
-"""Two headers: what a page may load, and where what it shows came from."""
+"""Three headers: what a page may load, where what it shows came from, and how a limit decided."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from example_project.relay import trace
+from example_project.relay import demo, limits, trace
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -25,6 +27,23 @@ class ContentSecurityPolicy:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
+        return response
+
+
+class TellsDecision:
+    """Say in ``X-Relay-Decision`` what a limit decided, and who did: for the Limits page and the tour.
+
+    Only while a demo runs or DEBUG is on. A site tells less: ``RateLimit``, and of logins nothing.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        decision = getattr(request, "throttle_decision", None)
+        if decision is not None and (demo.current() or settings.DEBUG):
+            response.headers["X-Relay-Decision"] = json.dumps(limits.told(decision))
         return response
 
 

@@ -24,7 +24,7 @@ from example_project.relay.trace import Source
 @never_cache
 def page(request: HttpRequest) -> HttpResponse:
     """Show the state of the cache; the script on the page then follows it."""
-    _require_looking(request)
+    require_looking(request)
     shown = live.snapshot()
     local = Source.MEMORY if shown["state"] == "memory" else Source.FALLBACK
     context = {"live": shown, "local": local.value, "demo_runs": demo.current() is not None}
@@ -35,7 +35,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @never_cache
 def state(request: HttpRequest) -> JsonResponse:
     """Return the state as JSON; with ``visit=1`` a visitor opens a page first."""
-    _require_looking(request)
+    require_looking(request)
     if request.GET.get("visit") == "1" and demo.current():
         live.visit()
     return JsonResponse(live.snapshot())
@@ -80,7 +80,8 @@ def _act(request: HttpRequest, actions: dict[str, tuple[Callable[[], None], str]
     return redirect("playground")
 
 
-def _require_looking(request: HttpRequest) -> None:
+def require_looking(request: HttpRequest) -> None:
+    """Answer 404 to those who may not look."""
     # `is_staff` asks the database for the session; a demo and DEBUG answer without it.
     if not (demo.current() or settings.DEBUG or getattr(request.user, "is_staff", False)):
         raise Http404

@@ -13,6 +13,7 @@ from example_project.relay import reads
 from example_project.relay.forms import DocumentForm, MessageForm, SearchForm
 from example_project.relay.models import Document, Room
 from example_project.relay.rows import PAGE_OF_MESSAGES, MessageRow, Person, RoomCard
+from redis_infra.throttling.decorators import ratelimit
 
 
 @require_safe
@@ -24,6 +25,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@ratelimit("chat", methods=["POST"])
 def room(request: HttpRequest, slug: str) -> HttpResponse:
     """Show a room's messages, or say something in it."""
     try:
@@ -59,7 +61,13 @@ def _room_context(request: HttpRequest, card: RoomCard, form: MessageForm) -> di
     }
 
 
+def _searches(request: HttpRequest) -> int:
+    """Return what a request counts: turning pages is free."""
+    return 1 if request.GET.get("q") else 0
+
+
 @require_safe
+@ratelimit("search", cost=_searches)
 def documents(request: HttpRequest) -> HttpResponse:
     """List the documents, or those that contain some words."""
     query, page = SearchForm(request.GET).wanted()

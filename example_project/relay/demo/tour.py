@@ -1,8 +1,9 @@
 """The tour of the site that ``demo --check`` makes, and everybody can make by hand.
 
-Over real HTTP against the running server: read, write, take Redis away in two
-ways, read and write on, give it back, and look for anything that is stale. Every
-step prints a line; the first claim that does not hold ends the tour.
+Over real HTTP against the running server: read, write, run into the limits, take
+Redis away in two ways, do it all again, give it back, and look for anything that
+is stale and for anybody with a fresh budget. Every step prints a line; the first
+claim that does not hold ends the tour.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from example_project.relay.demo import Backing
+from example_project.relay.demo.limits_tour import LimitsTour
 from example_project.relay.demo.visitor import Answer, Visitor
 from example_project.relay.seed import DEMO_USER
 
@@ -52,6 +54,7 @@ class Tour:
         self._visitor = Visitor(url)
         self._backing = backing
         self._password = password
+        self._limits = LimitsTour(url, self._visitor, password, self._step, _claim)
         self._say = say
         self._said = 0
         self._usual = 0.0
@@ -71,6 +74,7 @@ class Tour:
     def _tour(self) -> None:
         self._reading()
         self._writing()
+        self._limits.run_into_them()
         if self._backing.power == "none":
             self._step("skipped: killing and freezing, there is no server", 0)
         else:
@@ -101,6 +105,7 @@ class Tour:
         """Take Redis away, use the site, give it back, and look for what is stale."""
         self._edit("write")
         self._expect_board("its copy is in the cache")
+        self._limits.spend_half()
         self._timed(f"Redis {how}", begin)
         slowest = max(answer.ms for answer in self._pages("pages read without Redis"))
         # What a page takes anyway is the machine's affair; on a busy one it varies.
@@ -113,8 +118,10 @@ class Tour:
         self._expect_board("read during the outage")
         self._say_something(f"while Redis is {how}")
         self._pages("pages read without Redis again")
+        self._limits.expect_the_rest({"chat": 1})
         self._timed("Redis given back", self._backing.start)
         self._expect_recovery()
+        self._limits.expect_nothing()
         self._expect_board("read after the outage")
         self._expect_message(f"while Redis is {how}", "the message of the outage is there")
         self._expect_redis()

@@ -15,6 +15,8 @@ from urllib.parse import urlencode, urlsplit
 TIMEOUT = 10.0
 """Seconds that the visitor waits for a page."""
 
+FORM = "application/x-www-form-urlencoded"
+BOUNDARY = "relay-visitor"
 TIMING = re.compile(r'(\w+);dur=[\d.]+;desc="(\d+)"')
 
 
@@ -27,7 +29,14 @@ class Answer:
     ms: float
     sources: Mapping[str, int]
     """How many of the page's cache operations each source answered."""
+    headers: Mapping[str, str]
     text: str
+
+    @property
+    def decision(self) -> Mapping[str, Any]:
+        """What a limit decided; empty where none was asked."""
+        told: Mapping[str, Any] | None = json.loads(self.headers.get("X-Relay-Decision", "{}"))
+        return told or {}
 
     def json(self) -> Any:
         """Return the answer as the JSON it is."""
@@ -35,9 +44,10 @@ class Answer:
 
 
 class Visitor:
-    """One visitor of one site. Not thread-safe: people read one page at a time."""
+    """One visitor of one site, who prefers ``accept``. Not thread-safe: people read one page at a time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, accept: str = "*/*") -> None:
+        self._accept = accept
         self._host = urlsplit(url).netloc
         self._cookies: dict[str, str] = {}
 
@@ -49,11 +59,17 @@ class Visitor:
         """Send a form; the cookie that any page with a form has set must be there."""
         return self._ask("POST", path, urlencode(fields))
 
-    def _ask(self, method: str, path: str, body: str | None = None) -> Answer:
+    def upload(self, path: str, name: str, text: str) -> Answer:
+        """Send a text file, in the field ``file``."""
+        head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: text/plain'
+        body = f"--{BOUNDARY}\r\n{head}\r\n\r\n{text}\r\n--{BOUNDARY}--\r\n"
+        return self._ask("POST", path, body, f"multipart/form-data; boundary={BOUNDARY}")
+
+    def _ask(self, method: str, path: str, body: str | None = None, kind: str = FORM) -> Answer:
         connection = HTTPConnection(self._host, timeout=TIMEOUT)
         started = perf_counter()
         try:
-            connection.request(method, path, body, self._headers(body))
+            connection.request(method, path, body, self._headers(body, kind))
             response = connection.getresponse()
             text = response.read().decode()
         finally:
@@ -67,13 +83,17 @@ class Visitor:
             status=response.status,
             ms=(perf_counter() - started) * 1000,
             sources=sources,
+            headers=dict(response.headers.items()),
             text=text,
         )
 
-    def _headers(self, body: str | None) -> dict[str, str]:
-        headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items())}
+    def _headers(self, body: str | None, kind: str) -> dict[str, str]:
+        headers = {
+            "Accept": self._accept,
+            "Cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items()),
+        }
         if body is not None:
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            headers["Content-Type"] = kind
             headers["X-CSRFToken"] = self._cookies.get("csrftoken", "")
         return headers
 

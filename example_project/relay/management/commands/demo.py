@@ -10,6 +10,7 @@ import threading
 import webbrowser
 from argparse import ArgumentParser
 from contextlib import ExitStack, closing
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -18,7 +19,7 @@ from example_project.relay import demo
 from example_project.relay.demo import Backing, Running
 from example_project.relay.demo.backing import Named, Nowhere, choose
 from example_project.relay.demo.server import SiteServer
-from example_project.relay.demo.site import database, own_keys, use_cache, warm
+from example_project.relay.demo.site import database, own_keys, use_redis, warm
 from example_project.relay.demo.tour import Tour
 from example_project.relay.seed import DEMO_USER
 from redis_infra.exceptions import SettingsError
@@ -74,9 +75,9 @@ class Command(BaseCommand):
         backing = stack.enter_context(closing(_chosen(check)))
         self._introduce(backing)
         running = Running(backing=backing, password=secrets.token_urlsafe(9))
-        use_cache(
-            backing, stack.enter_context(own_keys(temporary=kept is None, shared=isinstance(backing, Named)))
-        )
+        state_dir = stack.enter_context(TemporaryDirectory(prefix="relay-state-"))
+        prefix = stack.enter_context(own_keys(temporary=kept is None, shared=isinstance(backing, Named)))
+        use_redis(backing, prefix, state_dir)
         self.check()
         stack.enter_context(database(kept, reset=reset, password=running.password, say=self._say))
         stack.enter_context(demo.serving(running))
@@ -103,6 +104,7 @@ class Command(BaseCommand):
         self._say(
             f"\n  {url}/             the site\n"
             f"  {url}/playground/  stop Redis here\n"
+            f"  {url}/limits/      run into a limit here\n"
             f"  {url}/api/rooms/   the API\n"
             f"  sign in as {DEMO_USER} with {running.password}\n\nCtrl-C ends it."
         )
