@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from redis_infra.connection.scripts import Talk
 from redis_infra.resilience.prober import Prober
 from redis_infra.resilience.statedir import StateDir
-from redis_infra.throttling.host import LEASE, NEEDED, Host, monotonic_ms
+from redis_infra.throttling.host import LEASE, NEEDED, Host, Known, monotonic_ms
 from redis_infra.throttling.host_store import HostBusy, HostStore, Row
 from redis_infra.throttling.plans import Entry
 
@@ -84,20 +84,29 @@ class HostLimits:
         self._each(lambda store: store.refund(entries, cost, charged))
         return True
 
-    def forget_where(self, label_prefix: str) -> int:
-        """Drop the logs of limits whose label begins so; return how many there were."""
-        return sum(self._each(lambda store: store.forget_where(label_prefix)))
+    def forget_where(self, label_start: str) -> int:
+        """Drop the logs of limits whose label begins so, and what was known; return how many logs."""
+        return sum(self._each(lambda store: store.forget_where(label_start), even_new=True))
+
+    def still_known(self, entries: Sequence[Entry]) -> list[Known | None]:
+        """Return what the host's processes know of each log."""
+        store = self._shared if self.host.shares else self._alone
+        try:
+            return store.still_known(entries)
+        except (OSError, sqlite3.Error, HostBusy) as error:
+            self._not_shared(str(error))
+            return [self.host.known(entry.fingerprint, entry.terms.window) for entry in entries]
 
     def rows(self) -> list[Row]:
         """Every log that is kept here, for people to look at."""
         return [row for rows in self._each(lambda store: store.rows()) for row in rows]
 
-    def _each(self, step: Callable[[HostStore], T]) -> list[T]:
-        """Return what a step comes to in each store that was ever used, and can be."""
-        found = []
+    def _each(self, step: Callable[[HostStore], T], *, even_new: bool = False) -> list[T]:
+        """Return what a step comes to in each store that was ever used (or is the one to use), and can be."""
+        found, chosen = [], self._shared if self.host.shares else self._alone
         for store in (self._shared, self._alone):
             try:
-                if store.exists:
+                if store.exists or (even_new and store is chosen):
                     found.append(step(store))
             except (OSError, sqlite3.Error, HostBusy) as error:
                 self._not_shared(str(error))

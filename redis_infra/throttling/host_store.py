@@ -18,12 +18,12 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from redis_infra.connection.scripts import Talk
 from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import CLOSING, RESTARTED, Host, monotonic_ms
+from redis_infra.throttling.host import CLOSING, RESTARTED, Host, Known, monotonic_ms
 from redis_infra.throttling.local import Name, decide
 from redis_infra.throttling.plans import MERGE, Entry, salt_of
 from redis_infra.throttling.sliding_log import Log, Terms
@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS logs (
     PRIMARY KEY (label, identity)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ends ON logs (until);
+CREATE TABLE IF NOT EXISTS forgotten (start TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 """
 _COLUMNS: Final = "label, identity, key, window, grain, log, pending, token, until"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM logs"  # noqa: S608  # no value is in it, here and below
@@ -162,7 +163,10 @@ class HostStore:
             offset = self._wall_ms() - now
             rows = [self._row(database, entry) for entry in entries]
             terms = [self._share(entry.terms) for entry in entries]
-            logs = [self._counted(row, entry, now, offset) for row, entry in zip(rows, entries, strict=True)]
+            logs = [
+                self._counted(row, entry, self._known(database, entry), now, offset)
+                for row, entry in zip(rows, entries, strict=True)
+            ]
             reply, charged = decide(logs, terms, now, cost, offset)
             if charged:
                 for row, each in zip(rows, terms, strict=True):
@@ -188,11 +192,23 @@ class HostStore:
                 for name in names
             )
 
-    def forget_where(self, label_prefix: str) -> int:
-        """Drop the logs of limits whose label begins so; return how many there were."""
+    def forget_where(self, label_start: str) -> int:
+        """Drop the logs of limits whose label begins so, and what was known; return how many logs."""
         with self._transaction() as database:
-            pattern = f"{_glob(label_prefix)}*"
+            database.execute("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (label_start, monotonic_ms()))
+            pattern = f"{_glob(label_start)}*"
             return database.execute("DELETE FROM logs WHERE label GLOB ?", (pattern,)).rowcount
+
+    def still_known(self, entries: Sequence[Entry]) -> list[Known | None]:
+        """Return what the host's processes know of each log, but for what was forgotten by its label since."""
+        with self._transaction() as database:
+            return [self._known(database, entry) for entry in entries]
+
+    def _known(self, database: sqlite3.Connection, entry: Entry) -> Known | None:
+        known = self._host.known(entry.fingerprint, entry.terms.window)
+        if known is None:
+            return None
+        return known if known.heard > _forgotten_at(database, entry.name.label) else None
 
     def rows(self) -> list[Row]:
         """Every log that counts now."""
@@ -204,10 +220,9 @@ class HostStore:
         """Return this host's part of a limit: rounded up, so that it is never nothing."""
         return terms._replace(limit=-(-terms.limit // self._hosts))
 
-    def _counted(self, row: Row, entry: Entry, now: int, offset: int) -> Log:
+    def _counted(self, row: Row, entry: Entry, known: Known | None, now: int, offset: int) -> Log:
         """Return what counts against an identity here: its log, and what Redis last knew."""
         log, terms = row.live(now), entry.terms
-        known = self._host.known(entry.fingerprint, entry.terms.window)
         if known is None:
             return log
         # As much of the share as leaves no more than the least that was known to remain.
@@ -268,6 +283,7 @@ class HostStore:
                 with self._transaction() as database:
                     self._freeze(database)
                     rows = self._frozen(database)
+                    forgotten = {row.name.label: _forgotten_at(database, row.name.label) for row in rows}
                     if not rows:
                         database.execute("DELETE FROM logs")  # what nobody can be told of: shared ones
                         if last and not self._host.is_needed:
@@ -275,7 +291,7 @@ class HostStore:
                         return told
                 if len(rows) <= FEW:
                     self._host.words[CLOSING] = monotonic_ms() + LAST_WORDS
-                told += yield from self._telling(rows)
+                told += yield from self._telling(rows, forgotten)
                 with self._transaction() as database:
                     self._forget_told(database, rows)
         finally:
@@ -307,12 +323,14 @@ class HostStore:
         found = database.execute(f"{_SELECT} WHERE token != ''")
         return [_row_of(each) for each in found]
 
-    def _telling(self, rows: Sequence[Row]) -> Talk:
+    def _telling(self, rows: Sequence[Row], forgotten: Mapping[str, int]) -> Talk:
         told = 0
         for row in rows:
             restarted = self._host.words[RESTARTED]
             known = self._host.known(row.fingerprint, row.window)
-            lost = known is not None and known.restarted != restarted
+            lost = (
+                known is not None and known.restarted != restarted and known.heard > forgotten[row.name.label]
+            )
             now = monotonic_ms()
             ages = [number for stamp, count in row.pending for number in (max(0, now - stamp), count)]
             try:
@@ -391,6 +409,12 @@ def _within(deadline: float, step: Callable[[], Any]) -> None:
                 raise HostBusy("other processes keep the logs") from error
         # SQLite's own waiting grows to 100 ms a turn, after which a request is over.
         time.sleep(random.uniform(0.0001, 0.001))  # noqa: S311  # jitter, not a secret
+
+
+def _forgotten_at(database: sqlite3.Connection, label: str) -> int:
+    """Return when the logs of a limit were last forgotten together; 0 if never."""
+    starts = database.execute("SELECT start, at FROM forgotten").fetchall()
+    return max((at for start, at in starts if label.startswith(start)), default=0)
 
 
 def _glob(text: str) -> str:

@@ -77,9 +77,7 @@ class RemoteStore:
         self._run, self._arun = failover.run, failover.arun
         self.limits: HostLimits = self.database.companion(
             "limits",
-            lambda: HostLimits(
-                self.database.state_dir, options.keyspace, throttle.hosts, failover.prober
-            ),
+            lambda: HostLimits(self.database.state_dir, options.keyspace, throttle.hosts, failover.prober),
         )
         self._forgotten_by_hand = self.limits.host.words[FORGOTTEN]
 
@@ -217,12 +215,14 @@ class RemoteStore:
     def _forgotten(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> list[tuple[Entry, Any]]:
         if monotonic_ms() - restarted > max(plan.windows):
             return []  # whatever it was, it does not count any more
-        found = [
-            (entry, self.limits.host.known(entry.fingerprint, entry.terms.window))
-            for entry in plan.entries(tags)
-        ]
+        entries, host = plan.entries(tags), self.limits.host
+        known = [host.known(entry.fingerprint, entry.terms.window) for entry in entries]
+        if any(each is not None and each.restarted != restarted for each in known):
+            known = self.limits.still_known(entries)  # but for what was forgotten by hand: that is in a file
         return [
-            (entry, known) for entry, known in found if known is not None and known.restarted != restarted
+            (entry, each)
+            for entry, each in zip(entries, known, strict=True)
+            if each is not None and each.restarted != restarted
         ]
 
     # Logs by hand

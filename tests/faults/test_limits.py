@@ -509,6 +509,31 @@ def test_a_reset_in_an_outage_holds_here_and_on_return(server: RedisServer, limi
     assert limiter.peek("5/15min", "bob").remaining >= 3
 
 
+def test_a_policy_that_was_forgotten_in_an_outage_begins_anew(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    hits(limiter, "upload", "bob", 5)
+    hits(limiter, "search", "bob", 30)
+    server.kill()
+    assert hits(limiter, "upload", "bob", 1) == [False]
+    limiter.forget_policy("upload")
+    assert hits(limiter, "upload", "bob", 1) == [True]
+    assert hits(limiter, "search", "bob", 1) == [False], "others stay"
+    server.start()
+    back_with_redis(limiter)
+    assert limiter.peek("upload", "bob").remaining == 4
+
+
+def test_a_policy_that_was_forgotten_is_not_remembered_after_a_restart(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    hits(limiter, "upload", "bob", 5)
+    limiter.forget_policy("upload")
+    server.restart()
+    time.sleep(1.1)
+    assert limiter.hit("upload", "bob").remaining == 4
+
+
 def test_a_refund_in_an_outage_is_given_back(server: RedisServer, limiter: RateLimiter) -> None:
     server.kill()
     decision = limiter.hit("5/15min", "bob")
