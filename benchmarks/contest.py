@@ -26,20 +26,20 @@ class WrongAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A row to measure and the ratio to the limit that ours has to hold.
+    """A row to measure and the ratio to the limit that ours has to hold, if there is one.
 
     ``each`` is how many operations one call, or one turn of all tasks, makes.
     """
 
     slug: str
     title: str
-    target: Target
+    target: Target | None = None
     each: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
-    """Contenders for one table, in the order of its columns, the limit first.
+    """Contenders for one table, in the order of its columns, the limit first. Some may lack an operation.
 
     ``runner`` is the event loop of a contest of awaited calls. ``commands`` tells how many commands the
     server has executed.
@@ -81,15 +81,19 @@ class Contest:
 
     def _measure(self, spec: Spec, plan: Plan) -> tuple[Row, tuple[float, float]]:
         self._check_all(spec.slug)
-        trials = {name: self.trial(operations[spec.slug]) for name, operations in self.contenders.items()}
+        trials = {name: self.trial(operation) for name, operation in self._doing(spec.slug).items()}
         samples = interleave(trials, plan).divided(spec.each)
         self._check_all(spec.slug)  # nobody slipped away to a fallback in the meantime
         row = ratio_row(spec.slug, spec.title, samples, base=self.base, ours=OURS, target=spec.target)
         return row, samples.spread(self.base)
 
     def _check_all(self, slug: str) -> None:
-        for name, operations in self.contenders.items():
-            self._check(f"{name}: {slug}", operations[slug], on_redis=name != LOCMEM)
+        for name, operation in self._doing(slug).items():
+            self._check(f"{name}: {slug}", operation, on_redis=name != LOCMEM)
+
+    def _doing(self, slug: str) -> dict[str, Operation]:
+        """Return who has this operation."""
+        return {name: operations[slug] for name, operations in self.contenders.items() if slug in operations}
 
     def _check(self, what: str, operation: Operation, *, on_redis: bool) -> None:
         operation.prepare()
