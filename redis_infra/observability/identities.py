@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from redis_infra.conf import did_you_mean
 from redis_infra.exceptions import SettingsError
 from redis_infra.throttling.identity import Key, parse_key
-from redis_infra.throttling.plans import Tag, tag_of
+from redis_infra.throttling.plans import Tag, tag_from, tag_of
 
 __all__ = ["Client"]
 
@@ -66,7 +66,7 @@ class Client:
         Without a ``key`` the limit is of one of DRF's classes, which have a format of their own.
         """
         if self.digest is not None:
-            return Tag(self.digest.encode("ascii"), int(self.digest[:16], 16))
+            return tag_from(self.digest)
         identity = self.text
         if identity is None:
             identity = _identity(self.values, key) if key is not None else _cache_key(self.values, scope)

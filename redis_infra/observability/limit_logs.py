@@ -19,11 +19,11 @@ from redis_infra.connection.wire import pack
 from redis_infra.keys import escape
 from redis_infra.observability.health import Status
 from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import ERA, monotonic_ms
+from redis_infra.throttling.host import ERA, Spot, monotonic_ms
 from redis_infra.throttling.host_limits import HostLimits
 from redis_infra.throttling.limiter import RateLimiter
 from redis_infra.throttling.local import Name
-from redis_infra.throttling.plans import Entry, salt_of
+from redis_infra.throttling.plans import Entry, note_of, tag_from
 from redis_infra.throttling.remote import RemoteStore
 from redis_infra.throttling.sliding_log import Log, Terms
 
@@ -175,7 +175,8 @@ def _hand_over(limiter: RateLimiter, name: Name, log: Log, terms: Terms, take: T
 def _with_known(limits: HostLimits, name: Name, log: Log, terms: Terms, share: Terms) -> Log:
     if name.identity.startswith("shared:"):
         return log
-    known = limits.host.known(int(name.identity[:16], 16) ^ salt_of(name.label), terms.window)
+    spot = Spot.of(tag_from(name.identity), note_of(name.label, terms.window, terms.limit))
+    known = limits.host.known(spot)
     if known is None:
         return log
     # As the host counts it: as much of its share as leaves no more than was known to remain.

@@ -27,7 +27,7 @@ from redis_infra.throttling import sliding_log
 from redis_infra.throttling.identity import Key
 from redis_infra.throttling.limiter import RateLimiter
 from redis_infra.throttling.local import Name
-from redis_infra.throttling.plans import Entry, Tag
+from redis_infra.throttling.plans import Entry
 from redis_infra.throttling.sliding_log import Log, Terms
 
 __all__ = [
@@ -184,14 +184,9 @@ def forget(limiter: RateLimiter, client: Client, scope: str) -> int:
         if limiter.remote is None:
             count += limiter.memory.forget([entry.name])
         elif limit.plan is not None:
-            count += limiter.remote.forget(limit.plan, (_tag_of(entry),))
+            count += limiter.remote.forget(limit.plan, (entry.tag,))
     limiter.forget_denials()
     return count
-
-
-def _tag_of(entry: Entry) -> Tag:
-    identity = entry.name.identity
-    return Tag(identity.encode("ascii"), int(identity[:16], 16))
 
 
 # --- counting -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ __all__ = ["Book", "Charge", "acharge", "arefund", "book_of", "charge", "plan_of
 _ATTRIBUTE: Final = "_throttle_book"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Charge:
     """One decision about a request, and who made it."""
 

@@ -7,7 +7,6 @@ and works out what is asked of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from redis_infra.throttling.rates import Rate
@@ -37,8 +36,7 @@ class Terms(Protocol):
     def __hash__(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether a request may pass; true if it may.
 
     ``source`` says who knows: ``redis``; ``cache``, which remembers that Redis said no; ``host``, what the
@@ -49,14 +47,17 @@ class Decision:
     allowed: bool
     source: str
     cost: int
-    terms: Terms = field(repr=False)
-    numbers: Sequence[int] = field(repr=False, default=())
+    terms: Terms
+    numbers: Sequence[int] = ()
     """As the script replies: remaining, reset and retry for each limit, in milliseconds."""
-    charged: tuple[int, Sequence[object]] | None = field(repr=False, default=None)
+    charged: tuple[int, Sequence[object]] | None = None
     """When it was charged, by the clock of who keeps the log, and where: what a refund needs."""
 
     def __bool__(self) -> bool:
         return self.allowed
+
+    def __repr__(self) -> str:
+        return f"Decision(allowed={self.allowed}, policy={self.policy!r}, source={self.source!r})"
 
     @property
     def policy(self) -> str:

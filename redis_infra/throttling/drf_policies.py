@@ -13,7 +13,7 @@ from redis_infra.exceptions import SettingsError
 from redis_infra.throttling import auth
 from redis_infra.throttling.charges import book_of
 from redis_infra.throttling.decisions import Decision
-from redis_infra.throttling.drf_limiters import site_limiters
+from redis_infra.throttling.drf_limiters import Limiters, site_limiters
 from redis_infra.throttling.drf_rates import policy_named, written_rates
 from redis_infra.throttling.drf_responses import enter, paid_before
 from redis_infra.throttling.joint import JointPlan
@@ -84,26 +84,32 @@ class PolicyThrottle(BaseThrottle):
 
     def policy_for(self, view: Any, method: str) -> Policy | None:
         """Return what holds for a method of a view, for people to read; None if nothing does."""
-        plan = self._plan(_chosen(self.get_policies(None, view), view, method))
+        plan = self._plan(_chosen(self.get_policies(None, view), view, method), site_limiters())
         return None if plan is None else plan.policy
 
     def _question(self, request: Any, view: Any) -> tuple[RateLimiter, Plan, int] | bool:
         """Return who is to be asked what; or the answer, where that is known."""
         if self.is_exempt(request, view):
             return True
-        plan = self._plan(_chosen(self.get_policies(request, view), view, request.method))
+        limiters = site_limiters()
+        wanted = self.get_policies(request, view)
+        if type(wanted) is not tuple:  # which ``of()`` has made ready
+            wanted = _chosen(wanted, view, request.method)
+        plan = self._plan(wanted, limiters)
         if plan is None:
             return True
-        cost = _whole(self.get_cost(request, view), self)
+        cost = self.get_cost(request, view)
+        if type(cost) is not int or cost != 1:
+            _whole(cost, self)
         if book_of(request).charges:
             self.decision, plan, cost = paid_before(request, plan, cost)
             if plan is None:
                 return self.decision is None or self.decision.allowed
-        return site_limiters().site, plan, cost
+        return limiters.site, plan, cost
 
     @staticmethod
-    def _plan(names: tuple[str, ...]) -> Plan | None:
-        limiters, rates = site_limiters(), written_rates()
+    def _plan(names: tuple[str, ...], limiters: Limiters) -> Plan | None:
+        rates = written_rates()
         made_of = (names, tuple([rates[name] for name in names if name in rates]))
         try:
             return limiters.ready[made_of]  # type: ignore[no-any-return]

@@ -82,8 +82,12 @@ def rate_of_scope(scope: str, rates: Mapping[str, str | None]) -> str | None:
     else:
         if rate is not None or rates is not _DEFAULT:
             return rate
-    policy = site_limiters().site.policies.get(scope)
-    return None if policy is None else PolicyRate.of(policy)
+    limiters = site_limiters()
+    try:
+        return limiters.ready["rate", scope]  # type: ignore[no-any-return]
+    except KeyError:
+        policy = limiters.site.policies.get(scope)
+        return limiters.keep(("rate", scope), None if policy is None else PolicyRate.of(policy))
 
 
 def policy_of_rate(limiter: RateLimiter, name: str, rate: Rate | None) -> Policy:

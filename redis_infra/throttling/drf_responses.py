@@ -34,7 +34,7 @@ class ServiceUnavailable(APIException):
         self.wait = retry_after_seconds(decision)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ViewCharge(Charge):
     """A decision of a throttle, for one call of a view."""
 
@@ -47,14 +47,22 @@ def enter(decision: Decision, plan: Plan, limiter: RateLimiter, request: Any, vi
     Raises:
         ServiceUnavailable: nobody could be asked, and that is a no.
     """
-    if decision.unavailable:
+    if not decision.allowed and decision.unavailable:
         raise ServiceUnavailable(decision)
-    book = book_of(request)
+    django_request = getattr(request, "_request", request)
+    book = book_of(django_request)
     book.charges.append(ViewCharge(decision, plan, limiter, True, view))
-    shown = _of_view(book, view)
-    getattr(request, "_request", request).throttle_decision = shown[0].decision
     headers = getattr(view, "headers", None)
-    if isinstance(headers, dict):  # DRF copies them to the response, whatever becomes of it
+    if len(book.charges) == 1:
+        django_request.throttle_decision = decision
+        if isinstance(headers, dict):  # DRF copies them to the response, whatever becomes of it
+            said = headers_for(decision, shown=plan.policy.headers, style=limiter.throttle.headers)
+            said.pop("Retry-After", None)
+            headers.update(said)
+        return decision.allowed
+    shown = _of_view(book, view)
+    django_request.throttle_decision = shown[0].decision
+    if isinstance(headers, dict):
         headers.update(_headers(shown))
     return decision.allowed
 

@@ -24,6 +24,7 @@ import logging
 import mmap
 import os
 import shutil
+import struct
 import sys
 import threading
 import time
@@ -46,6 +47,8 @@ __all__ = [
     "Host",
     "Known",
     "Note",
+    "Spot",
+    "Tag",
     "monotonic_ms",
 ]
 
@@ -55,13 +58,15 @@ ERA, NEEDED, FORGOTTEN, RESTARTED, RUN, LEASE, CLOSING = range(7)
 """Words that are shared: see :class:`Host`."""
 
 SLOTS: Final = 16_384
-SLOT: Final = 4
-"""Words of a slot: check and what is used; when Redis said so (its clock); until when it counts (ours); after
+SLOT: Final = 32
+"""Bytes of a slot: check and what is used; when Redis said so (its clock); until when it counts (ours); after
 which restart of the server it was asked."""
 _MASK: Final = SLOTS - 1
+_SHIFT: Final = 5
+# Native, so that each number is one store: what another process reads meanwhile is the old one or the new.
+_write, _read = struct.Struct("@IIQQQ").pack_into, struct.Struct("@IIQQQ").unpack_from
 _SHARED_BYTES: Final = 4096
-_TABLE_BYTES: Final = SLOTS * SLOT * 8
-_USED: Final = 0xFFFFFFFF
+_TABLE_BYTES: Final = SLOTS * SLOT
 _ANYBODY: Final = 0
 """Check of a slot that two live identities share."""
 
@@ -76,13 +81,36 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-class Note(NamedTuple):
-    """A limit, as tables know it."""
+class Tag(NamedTuple):
+    """An identity, as keys and tables have it."""
 
-    salt: int
-    """What tells its identities from another limit's."""
+    text: bytes
+    """32 hexadecimal digits: a keyed digest, from which nobody reads an address or a name."""
+    place: int
+    check: int
+    """Where it stands in tables, and what tells it from others there; 32 bits of the digest each."""
+
+
+class Note(NamedTuple):
+    """A limit, as tables have it."""
+
+    place: int
+    check: int
+    """What makes identities stand elsewhere for another limit, and look different there."""
     window: int
     limit: int
+
+
+class Spot(NamedTuple):
+    """Where one identity stands for one limit."""
+
+    place: int
+    check: int
+    window: int
+
+    @classmethod
+    def of(cls, tag: Tag, note: Note) -> Spot:
+        return cls((tag.place ^ note.place) & _MASK, tag.check ^ note.check, note.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +151,7 @@ class Host:
         self.directory: Path | None = None
         self._identity: tuple[int, int] | None = None
         self.words = memoryview(bytearray(_SHARED_BYTES)).cast("Q")
-        self._table = memoryview(bytearray(_TABLE_BYTES)).cast("Q")
+        self._table = memoryview(bytearray(_TABLE_BYTES))
         try:
             self._open()
         except OSError as error:
@@ -140,7 +168,7 @@ class Host:
                     )  # of another run of the machine, with times of its own
             directory = parent / f"limits-{self._about}-{boot}"
             directory.mkdir(mode=0o700, exist_ok=True)
-        self.words = _mapped(directory / "shared", _SHARED_BYTES)
+        self.words = _mapped(directory / "shared", _SHARED_BYTES).cast("Q")
         self._table = _mapped(self._claim(directory), _TABLE_BYTES)
         self._identity = _identity(directory / "shared")
         self.directory = directory
@@ -225,46 +253,42 @@ class Host:
     # What is known
 
     def note(
-        self, notes: Sequence[Note], numbers: Sequence[int], remaining: Sequence[int], at: int, restarted: int
+        self, notes: Sequence[Note], tags: Sequence[Tag], remaining: Sequence[int], at: int, restarted: int
     ) -> None:
         """Write down what Redis says to remain, at ``at`` of its clock; before the era is looked at again.
 
-        ``numbers`` are the identities', one for each note; ``restarted`` is the word of that name from before
-        Redis was asked.
+        ``restarted`` is the word of that name from before Redis was asked.
         """
+        # Two microseconds for three limits: one call to read a slot and one to write it, and small numbers.
         table, now = self._table, time.monotonic_ns() // 1_000_000
         with self._lock:
-            for (salt, window, limit), number, left in zip(notes, numbers, remaining, strict=True):
-                fingerprint, used = number ^ salt, limit - left
-                slot, check, until = (fingerprint & _MASK) * SLOT, fingerprint >> 32 | 1, now + window
-                head = table[slot]
-                if head and table[slot + 2] > now:
-                    if head >> 32 != check:
-                        check, used = _ANYBODY, max(used, head & _USED)
-                        until = max(until, table[slot + 2])
-                    elif (table[slot + 3], table[slot + 1], head & _USED) > (restarted, at, used):
+            for (place, check, window, limit), (_, own, own_check), left in zip(
+                notes, tags, remaining, strict=True
+            ):
+                slot, check, used = ((place ^ own) & _MASK) << _SHIFT, check ^ own_check, limit - left  # noqa: PLW2901
+                until = now + window
+                old_check, old_used, old_at, old_until, old_restarted = _read(table, slot)
+                if old_until > now:
+                    if old_check != check:
+                        check, used, until = _ANYBODY, max(used, old_used), max(until, old_until)  # noqa: PLW2901
+                    elif (old_restarted, old_at, old_used) > (restarted, at, used):
                         continue  # another thread was told later, or more in the same millisecond
-                table[slot + 1] = at
-                table[slot + 2] = until
-                table[slot + 3] = restarted
-                table[slot] = check << 32 | used
+                _write(table, slot, check, used, at, until, restarted)
 
-    def note_total(self, fingerprint: int, window: int, used: int, at: int, restarted: int) -> None:
+    def note_total(self, spot: Spot, used: int, at: int, restarted: int) -> None:
         """:meth:`note` for one log of which is known how much is used."""
-        self.note([Note(0, window, used)], [fingerprint], [0], at, restarted)
+        note = Note(spot.place, spot.check, spot.window, used)
+        self.note([note], [_PLAIN], [0], at, restarted)
 
-    def known(self, fingerprint: int, window: int) -> Known | None:
+    def known(self, spot: Spot) -> Known | None:
         """Return what any process of the host, living or dead, last knew; None if nothing counts."""
-        slot, check, now = (fingerprint & _MASK) * SLOT, fingerprint >> 32 | 1, monotonic_ms()
-        best: tuple[int, int, int] | None = None
-        found = None
+        slot, now = spot.place << _SHIFT, monotonic_ms()
+        best, found = (-1, 0, 0), None
         for table in self._all_tables():
-            head, at, until, restarted = table[slot : slot + SLOT]
-            if until <= now or head >> 32 not in (check, _ANYBODY):
-                continue
-            rank = (restarted, at, head & _USED)
-            if best is None or rank > best:
-                best, found = rank, Known(head & _USED, at, min(until - window, now), until, restarted)
+            check, used, at, until, restarted = _read(table, slot)
+            rank = (restarted, at, used)
+            if until > now and check in (spot.check, _ANYBODY) and rank > best:
+                best, found = rank, Known(used, at, min(until - spot.window, now), until, restarted)
         return found if found and found.used else None
 
     def _all_tables(self) -> Iterator[memoryview]:
@@ -295,12 +319,11 @@ class Host:
                 return found
         return found
 
-    def unlearn(self, notes: Sequence[Note], numbers: Sequence[int]) -> None:
-        """Know that nothing is used, although Redis did not say so: logs were forgotten by hand."""
-        for note, number in zip(notes, numbers, strict=True):
-            known = self.known(number ^ note.salt, note.window)
-            if known is not None:
-                self.note([note], [number], [note.limit], known.at + 1, known.restarted)
+    def unlearn(self, spot: Spot) -> None:
+        """Know that nothing is used, although Redis did not say so: a log was forgotten by hand."""
+        known = self.known(spot)
+        if known is not None:
+            self.note_total(spot, 0, known.at + 1, known.restarted)
 
     def status(self) -> dict[str, Any]:
         """How it stands, in plain values."""
@@ -312,6 +335,7 @@ class Host:
         }
 
 
+_PLAIN: Final = Tag(b"", 0, 0)
 _inherited: list[object] = []
 """Maps that a fork brought along: let go of nothing, the parent uses them."""
 
@@ -347,7 +371,7 @@ def _tables_in(directory: Path) -> list[tuple[str, Process]]:
 
 
 def _mapped(path: Path, size: int, *, create: bool = True) -> memoryview:
-    """Return a file as words in memory. Its room is reserved first: a full disk is an error, not a SIGBUS."""
+    """Return a file in memory. Its room is reserved first: a full disk is an error, not a SIGBUS."""
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
     try:
@@ -355,7 +379,7 @@ def _mapped(path: Path, size: int, *, create: bool = True) -> memoryview:
             if not create:
                 raise OSError(f"{path} is not a whole table")
             _reserve(descriptor, size)
-        return memoryview(mmap.mmap(descriptor, size)).cast("Q")
+        return memoryview(mmap.mmap(descriptor, size))
     finally:
         os.close(descriptor)
 

@@ -95,7 +95,7 @@ class HostLimits:
             return store.still_known(entries)
         except (OSError, sqlite3.Error, HostBusy) as error:
             self._not_shared(str(error))
-            return [self.host.known(entry.fingerprint, entry.terms.window) for entry in entries]
+            return [self.host.known(entry.spot) for entry in entries]
 
     def rows(self) -> list[Row]:
         """Every log that is kept here, for people to look at."""

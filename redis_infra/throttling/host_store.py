@@ -23,9 +23,9 @@ from typing import Any, Final, NamedTuple
 
 from redis_infra.connection.scripts import Talk
 from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import CLOSING, RESTARTED, Host, Known, monotonic_ms
+from redis_infra.throttling.host import CLOSING, RESTARTED, Host, Known, Spot, monotonic_ms
 from redis_infra.throttling.local import Name, decide
-from redis_infra.throttling.plans import MERGE, Entry, salt_of
+from redis_infra.throttling.plans import MERGE, Entry, note_of, tag_from
 from redis_infra.throttling.sliding_log import Log, Terms
 
 __all__ = ["HostBusy", "HostStore"]
@@ -79,8 +79,9 @@ class Row(NamedTuple):
     until: int
 
     @property
-    def fingerprint(self) -> int:
-        return int(self.name.identity[:16], 16) ^ salt_of(self.name.label)
+    def spot(self) -> Spot:
+        """Where it stands in the tables of the host; not of a shared log."""
+        return Spot.of(tag_from(self.name.identity), note_of(self.name.label, self.window, 0))
 
     def live(self, now: int) -> Log:
         """All that counts and that Redis may not know."""
@@ -200,12 +201,12 @@ class HostStore:
             return database.execute("DELETE FROM logs WHERE label GLOB ?", (pattern,)).rowcount
 
     def still_known(self, entries: Sequence[Entry]) -> list[Known | None]:
-        """Return what the host's processes know of each log, but for what was forgotten by its label since."""
+        """Return what the host's processes know of each log, but for what was forgotten since."""
         with self._transaction() as database:
             return [self._known(database, entry) for entry in entries]
 
     def _known(self, database: sqlite3.Connection, entry: Entry) -> Known | None:
-        known = self._host.known(entry.fingerprint, entry.terms.window)
+        known = self._host.known(entry.spot)
         if known is None:
             return None
         return known if known.heard > _forgotten_at(database, entry.name.label) else None
@@ -327,7 +328,7 @@ class HostStore:
         told = 0
         for row in rows:
             restarted = self._host.words[RESTARTED]
-            known = self._host.known(row.fingerprint, row.window)
+            known = self._host.known(row.spot)
             lost = (
                 known is not None and known.restarted != restarted and known.heard > forgotten[row.name.label]
             )
@@ -349,7 +350,7 @@ class HostStore:
                 # A key of another type, say: it would keep the host from ever coming back.
                 logger.error("redis_infra.limit_not_told cause=%s", type(error).__name__, exc_info=error)
                 continue
-            self._host.note_total(row.fingerprint, row.window, total, at, restarted)
+            self._host.note_total(row.spot, total, at, restarted)
             told += 1
         return told
 

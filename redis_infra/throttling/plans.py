@@ -15,7 +15,7 @@ from redis_infra.connection.scripts import Script
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import digest as short_digest
 from redis_infra.throttling.decisions import Decision
-from redis_infra.throttling.host import Note
+from redis_infra.throttling.host import Note, Spot, Tag
 from redis_infra.throttling.identity import Key, digest, normalise
 from redis_infra.throttling.local import Name
 from redis_infra.throttling.policies import Policy
@@ -30,9 +30,10 @@ __all__ = [
     "Identity",
     "Plan",
     "Tag",
+    "note_of",
     "plain_label",
     "redis_name",
-    "salt_of",
+    "tag_from",
     "tag_of",
 ]
 
@@ -48,29 +49,25 @@ one for each limit in order."""
 _PLAIN: Final = re.compile(r"[\w.+/;-]{1,64}", re.ASCII)
 
 
-class Tag(NamedTuple):
-    """An identity as keys have it."""
-
-    text: bytes
-    """32 hexadecimal digits: a keyed digest, from which nobody reads an address or a name."""
-    number: int
-    """The first 64 bits of it."""
-
-
-_NOBODY: Final = Tag(32 * b"\0", 0)
+_NOBODY: Final = Tag(32 * b"\0", 0, 0)
 
 
 @lru_cache(maxsize=8192)
 def tag_of(identity: str) -> Tag:
     """Return what stands for an identity; how it is written (case, width, spaces around) does not matter."""
-    text = digest(normalise(identity))
-    return Tag(text.encode("ascii"), int(text[:16], 16))
+    return tag_from(digest(normalise(identity)))
+
+
+def tag_from(text: str) -> Tag:
+    """Return the tag of a digest."""
+    return Tag(text.encode("ascii"), int(text[8:16], 16), int(text[:8], 16))
 
 
 @lru_cache(maxsize=4096)
-def salt_of(label: str) -> int:
-    """Return 64 bits that tell one limit's identities from another's."""
-    return int(short_digest(label), 16)
+def note_of(label: str, window: int, limit: int) -> Note:
+    """Return a limit as the tables of the host know it."""
+    salt = int(short_digest(label), 16)
+    return Note(salt & 0xFFFFFFFF, salt >> 32, window, limit)
 
 
 def redis_name(prefix: str, label: str, identity: str, *, together: bool) -> str:
@@ -92,9 +89,14 @@ class Entry(NamedTuple):
     name: Name
     key: str
     """In Redis."""
-    fingerprint: int
-    """In the tables of the host."""
+    tag: Tag
+    note: Note
+    """With the tag: where it stands in the tables of the host."""
     terms: Terms
+
+    @property
+    def spot(self) -> Spot:
+        return Spot.of(self.tag, self.note)
 
 
 class Plan:
@@ -112,7 +114,7 @@ class Plan:
         self.count = len(self.terms)
         self.windows = tuple(each.window for each in self.terms)
         self.notes = tuple(
-            Note(salt_of(label), each.window, each.limit)
+            note_of(label, each.window, each.limit)
             for label, each in zip(self.labels, self.terms, strict=True)
         )
         self.counts_locally = policy.on_outage == "host"
@@ -138,14 +140,15 @@ class Plan:
         """
         if isinstance(identity, str):
             return (tag_of(identity),) * self.count
-        if isinstance(identity, Mapping):
+        # The tuple first: what a policy found in a request, and asking an abstract class takes a microsecond.
+        if type(identity) is not tuple and isinstance(identity, Mapping):
             return tuple(tag_of(self._named(identity, key)) for key in self.policy.keys)
         if len(identity) != self.count:
             raise SettingsError(
                 f"policy {self.name!r} has {self.count} limits, but {len(identity)} identities were given; "
                 "give one for all, one for each, or a dictionary by the names of the keys"
             )
-        return tuple(tag_of(each) for each in identity)
+        return tuple([tag_of(each) for each in identity])
 
     def _named(self, identity: Mapping[str, str], key: Key) -> str:
         """Return the identity that the key would find in a request with these values."""
@@ -171,8 +174,7 @@ class Plan:
     def entries(self, tags: Sequence[Tag]) -> list[Entry]:
         """Return everything about the logs of a request."""
         names, keys = self.names(tags), self.keys(tags)
-        prints = [tag.number ^ note.salt for tag, note in zip(tags, self.notes, strict=True)]
-        return [Entry(*each) for each in zip(names, keys, prints, self.terms, strict=True)]
+        return [Entry(*each) for each in zip(names, keys, tags, self.notes, self.terms, strict=True)]
 
     # Commands
 

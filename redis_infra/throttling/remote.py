@@ -101,7 +101,7 @@ class RemoteStore:
                         # The connection was new and the server another run: it was asked too early.
                         self._send(REFUND, plan, tags, plan.refund_arguments(cost, reply[1]))
                         continue
-                    host.note(plan.notes, [tag[1] for tag in tags], reply[2::3], reply[1], restarted)
+                    host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
                     if words[ERA] == era:
                         return reply, "redis"
                     # Somebody of this host found Redis away meanwhile, and may not know of this one yet.
@@ -131,7 +131,7 @@ class RemoteStore:
                     if words[RESTARTED] != restarted:
                         await self._asend(REFUND, plan, tags, plan.refund_arguments(cost, reply[1]))
                         continue
-                    host.note(plan.notes, [tag[1] for tag in tags], reply[2::3], reply[1], restarted)
+                    host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
                     if words[ERA] == era:
                         return reply, "redis"
                 needed = reply is None
@@ -199,24 +199,20 @@ class RemoteStore:
             arguments = (entry.terms.window, entry.terms.grain, known.used, known.at)
             reply = self._whole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
             if reply is not None:
-                self.limits.host.note_total(
-                    entry.fingerprint, entry.terms.window, reply[1], reply[0], restarted
-                )
+                self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
 
     async def _aremind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> None:
         for entry, known in self._forgotten(plan, tags, restarted):
             arguments = (entry.terms.window, entry.terms.grain, known.used, known.at)
             reply = await self._awhole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
             if reply is not None:
-                self.limits.host.note_total(
-                    entry.fingerprint, entry.terms.window, reply[1], reply[0], restarted
-                )
+                self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
 
     def _forgotten(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> list[tuple[Entry, Any]]:
         if monotonic_ms() - restarted > max(plan.windows):
             return []  # whatever it was, it does not count any more
         entries, host = plan.entries(tags), self.limits.host
-        known = [host.known(entry.fingerprint, entry.terms.window) for entry in entries]
+        known = [host.known(entry.spot) for entry in entries]
         if any(each is not None and each.restarted != restarted for each in known):
             known = self.limits.still_known(entries)  # but for what was forgotten by hand: that is in a file
         return [
@@ -247,12 +243,13 @@ class RemoteStore:
     def _has_forgotten(
         self, plan: Plan, tags: tuple[Tag, ...], reply: Any, here: int, restarted: int
     ) -> bool:
-        host, numbers, there = self.limits.host, [tag.number for tag in tags], 0
+        host, there = self.limits.host, 0
         if reply is not None:
-            host.note(plan.notes, numbers, [each.limit for each in plan.terms], reply[0], restarted)
+            host.note(plan.notes, tags, [each.limit for each in plan.terms], reply[0], restarted)
             there = reply[1]
         else:
-            host.unlearn(plan.notes, numbers)
+            for entry in plan.entries(tags):
+                host.unlearn(entry.spot)
         host.words[FORGOTTEN] += 1
         return bool(here or there)
 
@@ -306,7 +303,7 @@ class RemoteStore:
 
     def _note_totals(self, plan: Plan, tags: tuple[Tag, ...], reply: Sequence[int], restarted: int) -> None:
         for entry, total in zip(plan.entries(tags), reply[1:], strict=True):
-            self.limits.host.note_total(entry.fingerprint, entry.terms.window, total, reply[0], restarted)
+            self.limits.host.note_total(entry.spot, total, reply[0], restarted)
 
     # Scripts that are not hot
 

@@ -9,11 +9,11 @@ import pytest
 
 from redis_infra.resilience.statedir import StateDir
 from redis_infra.throttling import host as host_module
-from redis_infra.throttling.host import ERA, RESTARTED, SLOT, SLOTS, Host, Note
+from redis_infra.throttling.host import ERA, RESTARTED, SLOT, SLOTS, Host, Note, Spot, Tag
 from tests.forking import in_child
 
 MINUTE = 60_000
-NOTE = Note(salt=0, window=MINUTE, limit=20)
+NOTE = Note(place=0, check=0, window=MINUTE, limit=20)
 
 
 @pytest.fixture
@@ -26,13 +26,17 @@ def host(state_dir: StateDir) -> Host:
     return Host(state_dir, "redis://somewhere:6379/0")
 
 
+def tag(number: int) -> Tag:
+    return Tag(b"", number & 0xFFFFFFFF, number >> 32)
+
+
 def used(host: Host, number: int) -> int:
-    known = host.known(number, MINUTE)
+    known = host.known(Spot.of(tag(number), NOTE))
     return known.used if known else 0
 
 
 def note(host: Host, number: int, remaining: int, at: int, restarted: int = 0) -> None:
-    host.note([NOTE], [number], [remaining], at, restarted)
+    host.note([NOTE], [tag(number)], [remaining], at, restarted)
 
 
 def test_an_era_is_the_hosts(state_dir: StateDir, host: Host) -> None:
@@ -152,7 +156,7 @@ def test_another_run_of_the_server_is_noticed_once(host: Host) -> None:
 
 def test_what_is_forgotten_by_hand_is_not_known_any_more(host: Host) -> None:
     note(host, 7, remaining=0, at=1000)
-    host.unlearn([NOTE], [7])
+    host.unlearn(Spot.of(tag(7), NOTE))
     assert used(host, 7) == 0
     note(host, 7, remaining=19, at=2000)
     assert used(host, 7) == 1
