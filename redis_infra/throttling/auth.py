@@ -19,7 +19,7 @@ from redis_infra.throttling.identity import Key
 from redis_infra.throttling.limiter import default_limiter
 from redis_infra.throttling.plans import Plan
 
-__all__ = ["arefund", "connect", "needs_step_up", "refund", "without_accounts"]
+__all__ = ["arefund", "needs_step_up", "refund"]
 
 POLICY: Final = "auth"
 """What failed logins are charged to that no decorator and no route covers."""

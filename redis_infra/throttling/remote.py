@@ -91,18 +91,18 @@ class RemoteStore:
         for _ in range(TURNS):
             era, restarted = words[ERA], words[RESTARTED]
             if not (era & 1 and counts):
-                if restarted and cost and counts:
+                if restarted and cost:
                     self._remind(plan, tags, restarted)
                 reply = self._ask(plan, tags, cost)
                 if reply is not None:
-                    if not (reply[0] and cost and counts):
+                    if not (reply[0] and cost):
                         return reply, "redis"
                     if words[RESTARTED] != restarted:
                         # The connection was new and the server another run: it was asked too early.
                         self._send(REFUND, plan, tags, plan.refund_arguments(cost, reply[1]))
                         continue
                     host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
-                    if words[ERA] == era:
+                    if words[ERA] == era or not counts:
                         return reply, "redis"
                     # Somebody of this host found Redis away meanwhile, and may not know of this one yet.
                 needed = reply is None
@@ -122,17 +122,17 @@ class RemoteStore:
         for _ in range(TURNS):
             era, restarted = words[ERA], words[RESTARTED]
             if not (era & 1 and counts):
-                if restarted and cost and counts:
+                if restarted and cost:
                     await self._aremind(plan, tags, restarted)
                 reply = await self._aask(plan, tags, cost)
                 if reply is not None:
-                    if not (reply[0] and cost and counts):
+                    if not (reply[0] and cost):
                         return reply, "redis"
                     if words[RESTARTED] != restarted:
                         await self._asend(REFUND, plan, tags, plan.refund_arguments(cost, reply[1]))
                         continue
                     host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
-                    if words[ERA] == era:
+                    if words[ERA] == era or not counts:
                         return reply, "redis"
                 needed = reply is None
                 if not counts:

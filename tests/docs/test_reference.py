@@ -29,7 +29,11 @@ from tests.docs.pages import DOCS, PAGES, ROOT, Page, page
 from tests.example.conftest import run_python
 
 REFERENCE = [each for each in PAGES if each.path.is_relative_to(DOCS)]
-PACKAGES = ["redis_infra.cache", "redis_infra.cache.signals", "redis_infra.exceptions", "redis_infra.testing"]
+PACKAGES = [
+    *("redis_infra.cache", "redis_infra.cache.signals", "redis_infra.exceptions", "redis_infra.testing"),
+    *("redis_infra.throttling", "redis_infra.throttling.decorators", "redis_infra.throttling.drf"),
+    *("redis_infra.throttling.middleware", "redis_infra.throttling.signals", "redis_infra.throttling.auth"),
+]
 
 
 def names(within: Page) -> set[str]:

@@ -104,6 +104,17 @@ def test_a_restart_that_nobody_noticed_gives_no_fresh_budget(
     assert limiter.peek("5/15min", "bob").remaining == 0
 
 
+@pytest.mark.parametrize("wish", ["deny", "allow"])
+def test_a_restart_gives_no_fresh_budget_to_who_is_not_counted_in_outages(
+    server: RedisServer, said: dict[str, Any], wish: str
+) -> None:
+    limiter = made(said, POLICIES={"export": {"rate": "2/15min", "on_outage": wish}})
+    assert hits(limiter, "export", "bob", 2) == [True, True]
+    server.restart()
+    time.sleep(1.1)
+    assert not limiter.hit("export", "bob")
+
+
 def test_what_a_server_kept_over_a_restart_is_not_counted_twice(
     server: RedisServer, limiter: RateLimiter
 ) -> None:
