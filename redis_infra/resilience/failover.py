@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
 from redis_infra.exceptions import StoreUnavailable
@@ -315,6 +315,47 @@ class Failover:
                 return reply
         return await self.arun(partial(call, packed), partial(local, name), Effect(Kind.READ, (name,)))
 
+    def attempt(self, call: Callable[[bytes], T], packed: bytes, effect: Effect) -> T | None:
+        """:meth:`run` for who has an answer of his own: None where Redis cannot or must not give one."""
+        if self.clear and self._monotonic() < self.look_at:
+            epoch = self.reach.epoch
+            try:
+                reply = call(packed)
+            except BaseException as error:
+                verdict = self._judge(error, effect, epoch, again=False)
+                if verdict is _Verdict.RAISE:
+                    raise
+                if verdict is _Verdict.ANSWER:
+                    self.counters.fallback_ops += 1
+                    return None
+            else:
+                if self.reach.strikes or self.writes.strikes:
+                    self._answered(effect)
+                return reply
+        answer: T | None = self.run(call, _nothing, effect, packed)
+        return answer
+
+    async def aattempt(
+        self, call: Callable[[bytes], Awaitable[T]], packed: bytes, effect: Effect
+    ) -> T | None:
+        """:meth:`attempt` for a coroutine function."""
+        if self.clear and self._monotonic() < self.look_at:
+            epoch = self.reach.epoch
+            try:
+                reply = await call(packed)
+            except BaseException as error:
+                verdict = self._judge(error, effect, epoch, again=False)
+                if verdict is _Verdict.RAISE:
+                    raise
+                if verdict is _Verdict.ANSWER:
+                    self.counters.fallback_ops += 1
+                    return None
+            else:
+                if self.reach.strikes or self.writes.strikes:
+                    self._answered(effect)
+                return reply
+        return await self.arun(call, _nothing, effect, packed)
+
     def _with_memory(self, route: _Route, answer: T, fallback: Callable[[], T]) -> T:
         """What memory has to say where Redis has answered."""
         try:
@@ -515,3 +556,7 @@ class Failover:
     def after_fork(self) -> None:
         """In a forked child: the next operation looks at the host's journals."""
         self.look_at = 0.0
+
+
+def _nothing(_packed: bytes) -> Any:
+    return None

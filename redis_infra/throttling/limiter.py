@@ -249,12 +249,15 @@ class RateLimiter:
         return self._plan(policy)
 
     def _plan(self, policy: PolicyLike) -> Plan:
-        if not isinstance(policy, str | Rate | Policy):
-            policy = tuple(policy)
-        found = self._plans.get(policy)
-        return found if found is not None else self._make_plan(policy)
+        try:
+            return self._plans[policy]
+        except (KeyError, TypeError):
+            return self._make_plan(policy if isinstance(policy, str | Rate | Policy) else tuple(policy))
 
     def _make_plan(self, policy: Any) -> Plan:
+        found = self._plans.get(policy)
+        if found is not None:
+            return found
         plan = Plan(self._policy(policy), self._settings.key_prefix)
         if len(self._plans) >= MOST_PLANS:
             self._plans.clear()  # rates made up at run time: as many as there are plans, ever

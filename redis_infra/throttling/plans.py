@@ -112,7 +112,8 @@ class Plan:
         rates = [limit.rate for limit in policy.limits]
         self.terms = tuple(Terms(rate.limit, rate.window_ms, rate.grain_ms) for rate in rates)
         self.count = len(self.terms)
-        self.windows = tuple(each.window for each in self.terms)
+        self.longest = max((each.window for each in self.terms), default=0)
+        """Milliseconds after which nothing of today counts."""
         self.notes = tuple(
             note_of(label, each.window, each.limit)
             for label, each in zip(self.labels, self.terms, strict=True)

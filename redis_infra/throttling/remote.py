@@ -75,6 +75,7 @@ class RemoteStore:
         """For what takes longer than a decision may."""
         failover = self.database.failover
         self._run, self._arun = failover.run, failover.arun
+        self._attempt, self._aattempt = failover.attempt, failover.aattempt
         self.limits: HostLimits = self.database.companion(
             "limits",
             lambda: HostLimits(self.database.state_dir, options.keyspace, throttle.hosts, failover.prober),
@@ -91,7 +92,7 @@ class RemoteStore:
         for _ in range(TURNS):
             era, restarted = words[ERA], words[RESTARTED]
             if not (era & 1 and counts):
-                if restarted and cost:
+                if restarted and cost and monotonic_ms() - restarted <= plan.longest:
                     self._remind(plan, tags, restarted)
                 reply = self._ask(plan, tags, cost)
                 if reply is not None:
@@ -122,7 +123,7 @@ class RemoteStore:
         for _ in range(TURNS):
             era, restarted = words[ERA], words[RESTARTED]
             if not (era & 1 and counts):
-                if restarted and cost:
+                if restarted and cost and monotonic_ms() - restarted <= plan.longest:
                     await self._aremind(plan, tags, restarted)
                 reply = await self._aask(plan, tags, cost)
                 if reply is not None:
@@ -147,7 +148,7 @@ class RemoteStore:
         """Return Redis' reply; None if there was none."""
         packed = plan.packed(tags, cost)
         try:
-            reply: Sequence[int] | None = self._run(self._call, _nobody, CHARGE, packed)
+            reply: Sequence[int] | None = self._attempt(self._call, packed, CHARGE)
         except Exception as error:
             # NOSCRIPT: nothing was executed, so it may be sent whole.
             if not is_unknown_script(error):
@@ -158,7 +159,7 @@ class RemoteStore:
     async def _aask(self, plan: Plan, tags: tuple[Tag, ...], cost: int) -> Sequence[int] | None:
         packed = plan.packed(tags, cost)
         try:
-            reply: Sequence[int] | None = await self._arun(self._acall, _nobody, CHARGE, packed)
+            reply: Sequence[int] | None = await self._aattempt(self._acall, packed, CHARGE)
         except Exception as error:
             if not is_unknown_script(error):
                 return self._refused(error)
@@ -209,8 +210,6 @@ class RemoteStore:
                 self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
 
     def _forgotten(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> list[tuple[Entry, Any]]:
-        if monotonic_ms() - restarted > max(plan.windows):
-            return []  # whatever it was, it does not count any more
         entries, host = plan.entries(tags), self.limits.host
         known = [host.known(entry.spot) for entry in entries]
         if any(each is not None and each.restarted != restarted for each in known):
