@@ -126,7 +126,7 @@ def _classify_reply(error: redis_errors.RedisError) -> Failure | None:
     if word in _NOBODY_HOME or isinstance(error, redis_errors.BusyLoadingError):
         return Failure(Fault.UNREACHABLE, cause, executed=False)
     is_ours = getattr(error, "to_greeting", False)
-    if word == "NOPERM" and not is_ours:
+    if (word == "NOPERM" or "ACL failure in script" in text or "-NOPERM" in text) and not is_ours:
         return Failure(Fault.DENIED, cause, executed=False)
     if (
         word in _CONFIGURATION

@@ -155,9 +155,19 @@ def _mend(database: Database, budget: float | None) -> float | None:
     if not database.journal.empty or not writes.closed:
         if not (writes.closed or writes.probe_due()) and (database.journal.empty or writes.hangs):
             return _until(writes)
-        return _drain(database, budget)
+        delay = _drain(database, budget)
+        is_well = database.endpoint.reach.closed and database.access.closed and writes.closed
+        if delay != database.endpoint.reach.probe_cap or not is_well:
+            return delay
+        # An ACL forbids to drain: keys stay here, and companions must not wait for that for ever.
+        return _visit(database, budget) or delay
     database.failover.settle()
     database.state_dir.clear_status(database.options.database)
+    return _visit(database, budget)
+
+
+def _visit(database: Database, budget: float | None) -> float | None:
+    """Let companions tell the server what is due; return when to come again."""
     for companion in list(database.companions.values()):
         if companion.due() == 0 and (delay := _attend(database, companion, budget)) is not None:
             return delay

@@ -63,8 +63,7 @@ SLOT: Final = 32
 which restart of the server it was asked."""
 _MASK: Final = SLOTS - 1
 _SHIFT: Final = 5
-# Native, so that each number is one store: what another process reads meanwhile is the old one or the new.
-_write, _read = struct.Struct("@IIQQQ").pack_into, struct.Struct("@IIQQQ").unpack_from
+_pack, _read = struct.Struct("@IIQQQ").pack, struct.Struct("@IIQQQ").unpack_from
 _SHARED_BYTES: Final = 4096
 _TABLE_BYTES: Final = SLOTS * SLOT
 _ANYBODY: Final = 0
@@ -272,8 +271,11 @@ class Host:
                     if old_check != check:
                         check, used, until = _ANYBODY, max(used, old_used), max(until, old_until)  # noqa: PLW2901
                     elif (old_restarted, old_at, old_used) > (restarted, at, used):
-                        continue  # another thread was told later, or more in the same millisecond
-                _write(table, slot, check, used, at, until, restarted)
+                        if old_restarted > restarted or old_used >= used:
+                            continue  # another thread was told later, or more in the same millisecond
+                        at = old_at  # the server's clock was set back
+                # Not pack_into, which empties a slot before it fills it: others would read nothing.
+                table[slot : slot + SLOT] = _pack(check, used, at, until, restarted)
 
     def note_total(self, spot: Spot, used: int, at: int, restarted: int) -> None:
         """:meth:`note` for one log of which is known how much is used."""
@@ -295,7 +297,8 @@ class Host:
         """Yield every table; looks for new ones once an era: what counts has been written by then."""
         era = self.words[ERA] ^ self.words[RESTARTED]
         if self._tables_of != era and self.directory is not None:
-            self._tables, self._tables_of = self._look_for_tables(self.directory), era
+            with contextlib.suppress(OSError):  # removed, or no descriptor left: those that are known do
+                self._tables, self._tables_of = self._look_for_tables(self.directory), era
         yield self._table
         yield from list(self._tables.values())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -16,7 +17,7 @@ from redis_infra.connection.scripts import Talk
 from redis_infra.resilience.prober import Prober
 from redis_infra.resilience.statedir import StateDir
 from redis_infra.throttling.host import LEASE, NEEDED, Host, Known, monotonic_ms
-from redis_infra.throttling.host_store import HostBusy, HostStore, Row
+from redis_infra.throttling.host_store import HostBusy, HostStore, Row, is_damaged
 from redis_infra.throttling.plans import Entry
 
 __all__ = ["HostLimits"]
@@ -40,6 +41,7 @@ class HostLimits:
         self._alone = HostStore(self.host, hosts, in_memory=True, most=MOST_ALONE)
         self._prober = prober
         self._said = ""
+        self._look_at = 0.0
 
     # Decisions
 
@@ -50,9 +52,16 @@ class HostLimits:
             logger.info("redis_infra.limits_kept_by_host")
 
     def look_after(self) -> None:
-        """Redis is well for this process, but the host decides: see to it that somebody ends that."""
-        if not self._prober.alive:
-            self._prober.wake()
+        """See to it that somebody ends the era: a thread, or this request where none can be had.
+
+        A forked child has the circuits of its parent and none of its threads, and never gets to Redis in an
+        era, where operations on it would look after the prober.
+        """
+        now = time.monotonic()
+        self._prober.look_after(now, may_wait=False)
+        if now >= self._look_at:
+            self._look_at = now + 1.0
+            self.host.look()
 
     def hit(self, entries: Sequence[Entry], cost: int, *, needed: bool) -> tuple[list[int], str] | None:
         """Decide here; None if Redis decides again by now.
@@ -143,8 +152,10 @@ class HostLimits:
                 if self.host.shares:
                     yield from self._shared.handing_back(last=True)
             except (OSError, sqlite3.Error) as error:
-                # The file is gone or damaged, and what stood in it is lost; limits go on all the same.
                 self._not_shared(str(error))
+                if isinstance(error, sqlite3.Error) and not is_damaged(error):
+                    return  # a full disk, say: to be asked again
+                # It is gone or damaged, and what stood in it is lost; limits go on all the same.
                 self._shared.remove()
                 self.host.hand_back()
             if not self.host.decides:

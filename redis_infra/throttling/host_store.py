@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from redis_infra.connection.scripts import Talk
+from redis_infra.connection.wire import pack
 from redis_infra.throttling import sliding_log
 from redis_infra.throttling.host import CLOSING, RESTARTED, Host, Known, Spot, monotonic_ms
 from redis_infra.throttling.local import Name, decide
@@ -112,6 +113,8 @@ class HostStore:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
+        self._file = ""
+        self._opened: tuple[int, int] | None = None
         self._rows = 0
         self._until_count = 0
 
@@ -325,7 +328,7 @@ class HostStore:
         return [_row_of(each) for each in found]
 
     def _telling(self, rows: Sequence[Row], forgotten: Mapping[str, int]) -> Talk:
-        told = 0
+        count = 0
         for row in rows:
             restarted = self._host.words[RESTARTED]
             known = self._host.known(row.spot)
@@ -333,26 +336,30 @@ class HostStore:
                 known is not None and known.restarted != restarted and known.heard > forgotten[row.name.label]
             )
             now = monotonic_ms()
-            ages = [number for stamp, count in row.pending for number in (max(0, now - stamp), count)]
+            # A window of the calendar begins on the server's clock: what is of today here is of today there.
+            pending = sliding_log.live(row.pending, now, row.window)
+            ages = [
+                number
+                for stamp, count in pending
+                for number in (max(0, now - stamp) if row.grain else 0, count)
+            ]
+            told = row.key, f"{row.key}:+{row.token}"
+            floor = (known.used, known.at) if known is not None and lost else (0, 0)
             try:
-                at, total = yield from MERGE.talk(
-                    (row.key, f"{row.key}:+{row.token}"),
-                    row.window,
-                    row.grain,
-                    *((known.used, known.at) if known is not None and lost else (0, 0)),
-                    *ages,
-                )
+                at, total = yield from MERGE.talk(told, row.window, row.grain, *floor, *ages)
             except Exception as error:
                 from redis_infra.connection.failures import classify  # imports redis-py: not with the package
 
                 if classify(error) is not None:
                     raise
-                # A key of another type, say: it would keep the host from ever coming back.
+                # The key is ours, and what is in it no log: of another type, or damaged. It is made anew.
                 logger.error("redis_infra.limit_not_told cause=%s", type(error).__name__, exc_info=error)
-                continue
+                yield pack("UNLINK", *told)
+                floor = (known.used, known.at) if known is not None else (0, 0)
+                at, total = yield from MERGE.talk(told, row.window, row.grain, *floor, *ages)
             self._host.note_total(row.spot, total, at, restarted)
-            told += 1
-        return told
+            count += 1
+        return count
 
     # The file
 
@@ -362,6 +369,8 @@ class HostStore:
         if not self._lock.acquire(timeout=PATIENCE):
             raise HostBusy("other threads keep the logs")
         try:
+            if self._database is not None and not self._in_memory and _identity(self._file) != self._opened:
+                self._drop()  # it was removed, and others have begun another one
             database = self._database or self._open(deadline)
             _within(deadline, lambda: database.execute("BEGIN IMMEDIATE"))
             try:
@@ -386,7 +395,8 @@ class HostStore:
         except BaseException:
             database.close()
             raise
-        self._database = database
+        self._database, self._file = database, path
+        self._opened = None if self._in_memory else _identity(path)
         return database
 
     def _path(self) -> str:
@@ -421,6 +431,20 @@ def _forgotten_at(database: sqlite3.Connection, label: str) -> int:
 def _glob(text: str) -> str:
     """Return a pattern of SQLite's that matches exactly ``text``."""
     return re.sub(r"[*?\[]", r"[\g<0>]", text)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_damaged(error: Exception) -> bool:
+    """Whether a file will never be read again, rather than cannot be written at the moment."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

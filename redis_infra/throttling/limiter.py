@@ -7,8 +7,10 @@ this short wait never votes. Knows nothing of requests: identities are text.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -67,6 +69,7 @@ class RateLimiter:
         self._denials = DenyCache(_monotonic_ms)
         self._remote: RemoteStore | None = None
         self._opened = False
+        _register(self)
 
     # What people ask
 
@@ -290,7 +293,7 @@ class RateLimiter:
             if not policy.allowed or policy.charged is None or not policy.cost:
                 return None  # nothing was charged
             charged, tags = policy.charged
-            amount = policy.cost if cost is None else _whole(cost)
+            amount = policy.cost if cost is None else min(policy.cost, _whole(cost))  # no more than was paid
             return policy.terms, tags, amount, charged, policy.source  # type: ignore[return-value]  # a plan
         plan = self._plan(policy)
         if identity is None:
@@ -341,6 +344,27 @@ def _whole(cost: int) -> int:
 
 def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
+
+
+_limiters: weakref.WeakSet[RateLimiter] = weakref.WeakSet()
+_has_fork_hook = False
+
+
+def _register(limiter: RateLimiter) -> None:
+    """See to it that no child inherits a lock that a thread of its parent held."""
+    global _has_fork_hook
+    _limiters.add(limiter)
+    if not _has_fork_hook and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+        _has_fork_hook = True
+
+
+def _after_fork() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+    for limiter in list(_limiters):
+        limiter._lock = threading.Lock()
+        limiter._memory.after_fork()
 
 
 _default: RateLimiter | None = None

@@ -33,6 +33,7 @@ CHARGE: Final = ImpatientEffect(Kind.FILL, stores=True, repeatable=False)
 """What a lost decision leaves behind is no business of the journal: the host's logs have it."""
 TURNS: Final = 3
 """How often a decision may find that it came to the wrong side, before the host decides whatever is said."""
+_DIGEST: Final = 32 * "?"
 BUSY_RETRY: Final = 1000
 """Milliseconds after which to come again where not even the host's logs could be had."""
 
@@ -91,6 +92,8 @@ class RemoteStore:
         needed = False
         for _ in range(TURNS):
             era, restarted = words[ERA], words[RESTARTED]
+            if era & 1 and not counts and host.is_needed:
+                return None, "none"  # somebody has just waited in vain
             if not (era & 1 and counts):
                 if restarted and cost and monotonic_ms() - restarted <= plan.longest:
                     self._remind(plan, tags, restarted)
@@ -108,6 +111,7 @@ class RemoteStore:
                     # Somebody of this host found Redis away meanwhile, and may not know of this one yet.
                 needed = reply is None
                 if not counts:
+                    self.limits.take_over()
                     return None, "none"
             found = self._locally(plan, tags, cost, needed=needed or not self._is_well)
             if found is not None:
@@ -122,6 +126,8 @@ class RemoteStore:
         needed = False
         for _ in range(TURNS):
             era, restarted = words[ERA], words[RESTARTED]
+            if era & 1 and not counts and host.is_needed:
+                return None, "none"  # somebody has just waited in vain
             if not (era & 1 and counts):
                 if restarted and cost and monotonic_ms() - restarted <= plan.longest:
                     await self._aremind(plan, tags, restarted)
@@ -137,6 +143,7 @@ class RemoteStore:
                         return reply, "redis"
                 needed = reply is None
                 if not counts:
+                    self.limits.take_over()
                     return None, "none"
             found = self._locally(plan, tags, cost, needed=needed or not self._is_well)
             if found is not None:
@@ -170,7 +177,7 @@ class RemoteStore:
         """Let the host decide; None if Redis decides by now."""
         if needed:
             self.limits.take_over()
-        elif self.limits.host.decides:
+        if self.limits.host.decides:
             self.limits.look_after()
         try:
             return self.limits.hit(plan.entries(tags), cost, needed=needed)
@@ -350,7 +357,7 @@ def _patterns(prefix: str, starts: Sequence[str]) -> list[str]:
     found = []
     for start in map(escape, starts):
         policy = f"{start[:-1]}}}:" if start.endswith(":") else start
-        found += [f"{home}{{*}}:{start}*", f"{home}{{{policy}*"]
+        found += [f"{home}{{{_DIGEST}}}:{start}*", f"{home}{{{policy}*"]
     return found
 
 

@@ -591,3 +591,107 @@ def test_health_says_where_each_process_would_decide_alone(server: RedisServer, 
     assert [each.value for each in health.findings] == [
         "in an outage each process would decide alone: STATE_DIR is off: everything stays in memory"
     ]
+
+
+# --- what a reviewer found ------------------------------------------------------------------------------
+
+
+def test_a_child_forked_in_an_outage_finds_its_way_back(server: RedisServer, limiter: RateLimiter) -> None:
+    """It has its parent's open circuit and no prober, and would keep the host from Redis for ever."""
+    limiter.hit("1000/min", "bob")
+    server.kill()
+    limiter.hit("1000/min", "bob")
+
+    def child() -> str:
+        limiter.hit("1000/min", "bob")
+        server.start()
+        wait_for(lambda: limiter.hit("1000/min", "bob").source == "redis", seconds=20)
+        return limiter.hit("1000/min", "bob").source
+
+    assert in_child(child) == "redis"
+    server.kill()
+
+
+@pytest.mark.parametrize("wish", ["deny", "allow"])
+def test_policies_that_do_not_count_wait_once_for_a_frozen_server(
+    server: RedisServer, said: dict[str, Any], wish: str
+) -> None:
+    limiter = made(said, POLICIES={"export": {"rate": "1000/min", "on_outage": wish}})
+    limiter.hit("export", "bob")
+    server.freeze()
+    took = []
+    for _ in range(20):
+        begin = time.monotonic()
+        limiter.hit("export", "bob")
+        took.append(time.monotonic() - begin)
+    assert sorted(took)[15] < 0.05
+    server.thaw()
+
+
+def test_a_server_on_which_the_script_may_not_write_gives_nobody_a_fresh_budget(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    limiter.hit("5/15min", "eve")
+    server.command("ACL", "SETUSER", "default", "-set")
+    allowed = 0
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        allowed += bool(limiter.hit("5/15min", "bob"))
+        limiter.forget_denials()
+    assert allowed == 5
+    server.command("ACL", "SETUSER", "default", "+@all")
+
+
+def test_a_damaged_log_gives_nobody_a_fresh_budget(server: RedisServer, limiter: RateLimiter) -> None:
+    allowed = sum(hits(limiter, "5/15min", "bob", 2))
+    (key,) = server.command("KEYS", "ri:rl:*")
+    server.command("DEL", key)
+    server.command("LPUSH", key, "x")
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        allowed += bool(limiter.hit("5/15min", "bob"))
+        limiter.forget_denials()
+    assert allowed == 5
+
+
+def test_a_denied_drain_does_not_keep_limits_from_redis(server: RedisServer, limiter: RateLimiter) -> None:
+    limiter.hit("5/15min", "bob")
+    server.command("ACL", "SETUSER", "default", "-unlink", "-del")
+    server.freeze()
+    limiter.hit("5/15min", "bob")
+    limiter.reset("5/15min", "bob")
+    server.thaw()
+    back_with_redis(limiter)
+
+
+def test_processes_leave_a_file_that_was_removed(server: RedisServer, said: dict[str, Any]) -> None:
+    one, other = made(said), made(said)
+    server.kill()
+    assert hits(one, "5/15min", "bob", 1) == [True]
+    for path in Path(said["STATE_DIR"]).glob("limits-*/logs.sqlite3*"):
+        path.unlink()
+
+    def another_process() -> int:
+        return sum(hits(other, "5/15min", "bob", 9))
+
+    assert in_child(another_process) == 5
+    assert not one.hit("5/15min", "bob")
+
+
+def test_a_removed_directory_ends_no_request(
+    server: RedisServer, said: dict[str, Any], limiter: RateLimiter
+) -> None:
+    import shutil
+
+    limiter.hit("5/15min", "bob")
+    server.restart()
+    shutil.rmtree(said["STATE_DIR"])
+    for _ in range(3):
+        assert isinstance(limiter.hit("5/15min", "bob"), Decision)
+    server.kill()
+    assert isinstance(limiter.hit("5/15min", "bob"), Decision)
+
+
+def test_forgetting_a_policy_leaves_what_others_have_by_a_key_of_that_name(limiter: RateLimiter) -> None:
+    limiter.hit("auth", {"ip": "203.0.113.9", "username": "bob"})
+    assert limiter.forget_policy("ip") == 0

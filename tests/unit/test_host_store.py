@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import threading
@@ -60,6 +61,10 @@ class Server:
             return self.go_on(talk, next(talk))
         except StopIteration as end:
             return end.value
+
+    def go_on_quietly(self, talk: Any, packed: bytes) -> None:
+        with contextlib.suppress(StopIteration):
+            self.go_on(talk, packed)
 
     def go_on(self, talk: Any, packed: bytes) -> Any:
         try:
@@ -298,4 +303,18 @@ def test_others_get_their_turn_within_the_time_of_a_request(
     other.rollback()
     other.close()
     assert hit(store, "bob")
+    store.close()
+
+
+def test_what_is_of_today_here_is_of_today_on_the_servers_clock(host: Host, server: Server) -> None:
+    """A quota's stamp is midnight: sent as an age it would fall before it where the clocks differ."""
+    plan = Plan(make_policy("export", Rate(5, 86_400, fixed=True)), "ri")
+    store = HostStore(host, 1)
+    store.hit(entries("bob", plan), 2, needed=True)
+    host.words[NEEDED] = 0
+    talk = store.handing_back(last=True)
+    packed = next(talk)
+    words = re.findall(rb"\$\d+\r\n([^\r]*)\r\n", packed)
+    assert words[-2:] == [b"0", b"2"], "age and count"
+    server.go_on_quietly(talk, packed)
     store.close()
