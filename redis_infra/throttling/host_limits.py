@@ -17,7 +17,7 @@ from redis_infra.connection.scripts import Talk
 from redis_infra.resilience.prober import Prober
 from redis_infra.resilience.statedir import StateDir
 from redis_infra.throttling.host import LEASE, NEEDED, Host, Known, monotonic_ms
-from redis_infra.throttling.host_store import HostBusy, HostStore, Row, is_damaged
+from redis_infra.throttling.host_store import TURN, HostBusy, HostStore, Row, is_damaged
 from redis_infra.throttling.plans import Entry
 
 __all__ = ["HostLimits"]
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TURN: Final = 2000
-"""Milliseconds for which the others leave it to one process to give the limits back."""
 MOST_ALONE: Final = 10_000
 """Logs that a process keeps where it is alone: they are in its memory."""
 

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from redis_infra.connection.scripts import Talk
 from redis_infra.connection.wire import pack
 from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import CLOSING, RESTARTED, Host, Known, Spot, monotonic_ms
+from redis_infra.throttling.host import CLOSING, LEASE, RESTARTED, Host, Known, Spot, monotonic_ms
 from redis_infra.throttling.local import Name, decide
 from redis_infra.throttling.plans import MERGE, Entry, note_of, tag_from
 from redis_infra.throttling.sliding_log import Log, Terms
@@ -39,6 +39,8 @@ MOST_ROWS: Final = 250_000
 """Identities with a log of their own, some 50 MB; beyond them newcomers share."""
 FEW: Final = 100
 """Logs that are handed back with everybody waiting who can."""
+TURN: Final = 2000
+"""Milliseconds for which the others leave it to one process to give limits back, after each log."""
 LAST_WORDS: Final = 50
 """Milliseconds that they wait, at most."""
 COUNT_EVERY: Final = 4096
@@ -336,6 +338,7 @@ class HostStore:
                 known is not None and known.restarted != restarted and known.heard > forgotten[row.name.label]
             )
             now = monotonic_ms()
+            self._host.words[LEASE] = now + TURN
             # A window of the calendar begins on the server's clock: what is of today here is of today there.
             pending = sliding_log.live(row.pending, now, row.window)
             ages = [
