@@ -102,10 +102,9 @@ class RateLimiter:
         return _peeked(await self.adecide(plan, plan.tags(identity), 0), plan)
 
     def reset(self, policy: PolicyLike, identity: Identity) -> bool:
-        """Forget what an identity was charged; return whether there was anything.
+        """Forget what an identity was charged; return whether there was anything that could be seen.
 
-        Raises:
-            StoreUnavailable: Redis does not answer, so what it holds stays.
+        In an outage it is forgotten here at once, and in Redis on return.
         """
         plan = self._plan(policy)
         tags = plan.tags(identity)
