@@ -166,15 +166,10 @@ class RedisEngine(Engine):
     def __init__(self, settings: AliasSettings) -> None:
         # redis-py is imported with the first engine, not with the settings: 41 ms that a management
         # command which never touches the cache does not pay.
-        from redis_infra.connection.lifecycle import open_database
+        from redis_infra.connection.lifecycle import open_database, running
         from redis_infra.connection.options import ConnectionOptions
 
-        options = ConnectionOptions.from_settings(settings)
-        if options.scheme == "embedded":
-            from redis_infra.connection.embedded import embedded_options
-
-            options = embedded_options(options)
-        self.options = options
+        self.options = running(ConnectionOptions.from_settings(settings))
         self.database = open_database(self.options, settings)
         super().__init__(settings, self.database.counters)
         limits = settings.fallback

@@ -16,7 +16,7 @@ from redis_infra.connection.options import ConnectionOptions
 from redis_infra.instrumentation import reset_log
 from redis_infra.resilience.statedir import StateDir
 
-__all__ = ["aclose_all", "close_all", "databases", "open_database", "reset_for_tests"]
+__all__ = ["aclose_all", "close_all", "databases", "open_database", "reset_for_tests", "running"]
 
 _lock = threading.RLock()
 _endpoints: dict[str, Endpoint] = {}
@@ -33,6 +33,15 @@ class Policy(Protocol):
     def journal(self) -> JournalLimits: ...
     @property
     def state_dir(self) -> str | None: ...
+
+
+def running(options: ConnectionOptions) -> ConnectionOptions:
+    """Return the options of a server that runs: one of the site's own (``embedded://``) is started."""
+    if options.scheme != "embedded":
+        return options
+    from redis_infra.connection.embedded import embedded_options
+
+    return embedded_options(options)
 
 
 def open_database(options: ConnectionOptions, policy: Policy) -> Database:

@@ -155,12 +155,7 @@ def _mend(database: Database, budget: float | None) -> float | None:
     if not database.journal.empty or not writes.closed:
         if not (writes.closed or writes.probe_due()) and (database.journal.empty or writes.hangs):
             return _until(writes)
-        delay = _drain(database, budget)
-        is_well = database.endpoint.reach.closed and database.access.closed and writes.closed
-        if delay != database.endpoint.reach.probe_cap or not is_well:
-            return delay
-        # An ACL forbids to drain: keys stay here, and companions must not wait for that for ever.
-        return _visit(database, budget) or delay
+        return _drain(database, budget)
     database.failover.settle()
     database.state_dir.clear_status(database.options.database)
     return _visit(database, budget)
@@ -230,7 +225,12 @@ def _drain(database: Database, budget: float | None) -> float | None:
             _probe_writes(database, link)
         _recover(database, link, everything=False, may_sleep=budget is None)
     except Exception as error:
-        return _drain_failed(database, _failure(error))
+        failure = _failure(error)
+        delay = _drain_failed(database, failure)
+        if failure.fault is Fault.DENIED and writes.closed:
+            # An ACL forbids to drain: keys stay here, and companions must not wait for that for ever.
+            return _visit(database, budget) or delay
+        return delay
     finally:
         link.close_link()
     if writes.state is State.RECOVERING:

@@ -18,9 +18,9 @@ from redis_infra.connection.scripts import Talk
 from redis_infra.connection.wire import pack
 from redis_infra.keys import escape
 from redis_infra.observability.health import Status
-from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import ERA, Spot, monotonic_ms
+from redis_infra.throttling.host import ERA, Known, Spot, monotonic_ms, wall_ms
 from redis_infra.throttling.host_limits import HostLimits
+from redis_infra.throttling.host_store import share_of, with_known
 from redis_infra.throttling.limiter import RateLimiter
 from redis_infra.throttling.local import Name
 from redis_infra.throttling.plans import Entry, note_of, tag_from
@@ -165,31 +165,18 @@ def _kept_here(limiter: RateLimiter) -> Iterator[tuple[Name, Log]]:
 
 def _hand_over(limiter: RateLimiter, name: Name, log: Log, terms: Terms, take: Take) -> None:
     """Hand over a log of this host's, with what Redis was last known to have let through."""
+    now = monotonic_ms()
     if limiter.remote is not None and terms.limit >= 0:
-        share = _share(terms, limiter.throttle.hosts)
-        log = _with_known(limiter.remote.limits, name, log, terms, share)
-        terms = share
-    take(name, log, monotonic_ms(), terms)
+        share = share_of(terms, limiter.throttle.hosts)
+        known = _known(limiter.remote.limits, name, terms)
+        log, terms = with_known(log, known, terms, share, now, wall_ms() - now), share
+    take(name, log, now, terms)
 
 
-def _with_known(limits: HostLimits, name: Name, log: Log, terms: Terms, share: Terms) -> Log:
+def _known(limits: HostLimits, name: Name, terms: Terms) -> Known | None:
     if name.identity.startswith("shared:"):
-        return log
-    spot = Spot.of(tag_from(name.identity), note_of(name.label, terms.window, terms.limit))
-    known = limits.host.known(spot)
-    if known is None:
-        return log
-    # As the host counts it: as much of its share as leaves no more than was known to remain.
-    used = share.limit - max(0, terms.limit - known.used)
-    offset = (time.time_ns() - time.monotonic_ns()) // 1_000_000
-    return sliding_log.merge(
-        log, [[sliding_log.stamp_of(known.heard, terms, offset), used]] if used > 0 else []
-    )
-
-
-def _share(terms: Terms, hosts: int) -> Terms:
-    """Return a host's part of a limit, rounded up."""
-    return terms._replace(limit=-(-terms.limit // hosts))
+        return None
+    return limits.host.known(Spot.of(tag_from(name.identity), note_of(name.label, terms.window, terms.limit)))
 
 
 # --- where they are -------------------------------------------------------------------------------------

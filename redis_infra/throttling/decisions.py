@@ -7,6 +7,7 @@ and works out what is asked of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from redis_infra.throttling.rates import Rate
@@ -80,14 +81,18 @@ class Decision(NamedTuple):
     @property
     def tightest(self) -> LimitState | None:
         """The limit that matters: of a denial the last to give way, else that of which the least remains."""
-        states = self.limits
-        return self.tightest_of(states) if states else None
+        return self.limits[self.tightest_at] if self.numbers else None
 
-    def tightest_of(self, states: Sequence[LimitState]) -> LimitState:
-        """:attr:`tightest` among ``states``, for who has asked for :attr:`limits` already."""
+    @property
+    def tightest_at(self) -> int:
+        """Which limit that is, in the policy's order: without making all of them."""
+        numbers = self.numbers
+        if len(numbers) == 3:
+            return 0
+        places = range(0, len(numbers), 3)
         if self.allowed:
-            return min(states, key=lambda state: (state.remaining, -state.reset_after))
-        return max(states, key=lambda state: float("inf") if state.retry_after is None else state.retry_after)
+            return min(places, key=lambda at: (numbers[at], -numbers[at + 1])) // 3
+        return max(places, key=lambda at: numbers[at + 2] if numbers[at + 2] >= 0 else inf) // 3
 
     @property
     def remaining(self) -> int:

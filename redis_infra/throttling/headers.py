@@ -39,7 +39,7 @@ def headers_for(
     if not (shown and style and numbers):
         return found
     policies, names, limits, windows = _fixed_part(decision.terms)
-    at = _tightest(decision)
+    at = decision.tightest_at
     remaining = numbers[3 * at]
     # A stamp is the end of its millisecond: rounded up that could be a second more than the window.
     reset = min(-(-numbers[3 * at + 1] // 1000), windows[at])
@@ -50,17 +50,6 @@ def headers_for(
         found["X-RateLimit-Remaining"] = str(remaining)
         found["X-RateLimit-Reset"] = str(reset)
     return found
-
-
-def _tightest(decision: Decision) -> int:
-    """Return which limit is ``decision.tightest``, without making them: a third of a throttle's time."""
-    numbers = decision.numbers
-    if len(numbers) == 3:
-        return 0
-    places = range(0, len(numbers), 3)
-    if decision.allowed:
-        return min(places, key=lambda at: (numbers[at], -numbers[at + 1])) // 3
-    return max(places, key=lambda at: numbers[at + 2] if numbers[at + 2] >= 0 else math.inf) // 3
 
 
 @lru_cache(maxsize=1024)

@@ -31,7 +31,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from redis_infra.keys import digest
 from redis_infra.resilience.statedir import Process, StateDir
@@ -49,7 +49,9 @@ __all__ = [
     "Note",
     "Spot",
     "Tag",
+    "identity_of",
     "monotonic_ms",
+    "wall_ms",
 ]
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,19 @@ LOOKS: Final = 10
 
 def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def identity_of(path: Path | str) -> tuple[int, int] | None:
+    """Return what tells a file from another one under the same name; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Tag(NamedTuple):
@@ -161,21 +176,19 @@ class Host:
         with self._state_dir.entered(create=True):
             parent = Path(self._state_dir.where)
             for old in parent.glob("limits-*"):
-                if not old.name.endswith(f"-{boot}"):
-                    shutil.rmtree(
-                        old, ignore_errors=True
-                    )  # of another run of the machine, with times of its own
+                if not old.name.endswith(f"-{boot}"):  # times of another run of the machine mean nothing
+                    shutil.rmtree(old, ignore_errors=True)
             directory = parent / f"limits-{self._about}-{boot}"
             directory.mkdir(mode=0o700, exist_ok=True)
         self.words = _mapped(directory / "shared", _SHARED_BYTES).cast("Q")
         self._table = _mapped(self._claim(directory), _TABLE_BYTES)
-        self._identity = _identity(directory / "shared")
+        self._identity = identity_of(directory / "shared")
         self.directory = directory
         self.problem = ""
 
     def look(self) -> None:
         """Begin anew if the directory was removed, as cleaners of temporary files do; one ``stat``."""
-        if self.directory is not None and _identity(self.directory / "shared") != self._identity:
+        if self.directory is not None and identity_of(self.directory / "shared") != self._identity:
             self._begin()
 
     @staticmethod
@@ -328,15 +341,6 @@ class Host:
         if known is not None:
             self.note_total(spot, 0, known.at + 1, known.restarted)
 
-    def status(self) -> dict[str, Any]:
-        """How it stands, in plain values."""
-        return {
-            "decides": self.decides,
-            "since": self.words[ERA] / 1e9 if self.decides else None,
-            "shares": self.shares,
-            "problem": self.problem,
-        }
-
 
 _PLAIN: Final = Tag(b"", 0, 0)
 _inherited: list[object] = []
@@ -349,14 +353,6 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return f"{(time.time() - time.monotonic()) // 600:.0f}"
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _table_name(process: Process) -> str:

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from redis_infra.connection.scripts import Talk
 from redis_infra.resilience.prober import Prober
@@ -170,7 +170,3 @@ class HostLimits:
 
     def close(self) -> None:
         self._shared.close()
-
-    def status(self) -> dict[str, Any]:
-        """How it stands, in plain values."""
-        return self.host.status()

@@ -24,12 +24,22 @@ from typing import Any, Final, NamedTuple
 from redis_infra.connection.scripts import Talk
 from redis_infra.connection.wire import pack
 from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import CLOSING, LEASE, RESTARTED, Host, Known, Spot, monotonic_ms
+from redis_infra.throttling.host import (
+    CLOSING,
+    LEASE,
+    RESTARTED,
+    Host,
+    Known,
+    Spot,
+    identity_of,
+    monotonic_ms,
+    wall_ms,
+)
 from redis_infra.throttling.local import Name, decide
 from redis_infra.throttling.plans import MERGE, Entry, note_of, tag_from
 from redis_infra.throttling.sliding_log import Log, Terms
 
-__all__ = ["HostBusy", "HostStore"]
+__all__ = ["HostBusy", "HostStore", "Row", "is_damaged", "share_of", "with_known"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +112,11 @@ class HostStore:
         OSError, sqlite3.Error: the directory is not usable.
     """
 
-    source = "host"
-
     def __init__(self, host: Host, hosts: int, *, in_memory: bool = False, most: int = MOST_ROWS) -> None:
         self._host = host
         self._hosts = hosts
         self._in_memory = in_memory
         self._most = most
-        self._wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
         self._reset()
 
     def _reset(self) -> None:
@@ -166,12 +173,12 @@ class HostStore:
             if needed:
                 self._host.take_over()
             now = monotonic_ms()
-            offset = self._wall_ms() - now
+            offset = wall_ms() - now
             rows = [self._row(database, entry) for entry in entries]
-            terms = [self._share(entry.terms) for entry in entries]
+            terms = [share_of(entry.terms, self._hosts) for entry in entries]
             logs = [
-                self._counted(row, entry, self._known(database, entry), now, offset)
-                for row, entry in zip(rows, entries, strict=True)
+                with_known(row.live(now), self._known(database, entry), entry.terms, each, now, offset)
+                for row, entry, each in zip(rows, entries, terms, strict=True)
             ]
             reply, charged = decide(logs, terms, now, cost, offset)
             if charged:
@@ -186,7 +193,7 @@ class HostStore:
             now = monotonic_ms()
             for entry in entries:
                 row = self._row(database, entry)
-                stamp = sliding_log.stamp_of(charged, entry.terms, self._wall_ms() - now)
+                stamp = sliding_log.stamp_of(charged, entry.terms, wall_ms() - now)
                 sliding_log.refund(row.log, stamp, cost)
                 self._write(database, row, now)
 
@@ -222,33 +229,14 @@ class HostStore:
             found = database.execute(f"{_SELECT} WHERE until > ?", (monotonic_ms(),))
             return [_row_of(each) for each in found]
 
-    def _share(self, terms: Terms) -> Terms:
-        """Return this host's part of a limit: rounded up, so that it is never nothing."""
-        return terms._replace(limit=-(-terms.limit // self._hosts))
-
-    def _counted(self, row: Row, entry: Entry, known: Known | None, now: int, offset: int) -> Log:
-        """Return what counts against an identity here: its log, and what Redis last knew."""
-        log, terms = row.live(now), entry.terms
-        if known is None:
-            return log
-        # As much of the share as leaves no more than the least that was known to remain.
-        used = max(0, self._share(terms).limit - max(0, terms.limit - known.used))
-        return sliding_log.live(
-            sliding_log.merge(
-                log, [[sliding_log.stamp_of(known.heard, terms, offset), used]] if used else []
-            ),
-            now,
-            terms.window,
-        )
-
     def _row(self, database: sqlite3.Connection, entry: Entry) -> Row:
-        found = self._find(database, entry.name)
+        """Return an identity's log as it stands, or the one to begin: of his own while there is room."""
+        name, key = entry.name, entry.key
+        found = self._find(database, name)
         if found is None and self._is_full(database):
-            shared = entry.name.shared
-            found = self._find(database, shared) or Row(
-                shared, "", entry.terms.window, entry.terms.grain, [], [], "", 0
-            )
-        return found or Row(entry.name, entry.key, entry.terms.window, entry.terms.grain, [], [], "", 0)
+            name, key = name.shared, ""
+            found = self._find(database, name)
+        return found or Row(name, key, entry.terms.window, entry.terms.grain, [], [], "", 0)
 
     @staticmethod
     def _find(database: sqlite3.Connection, name: Name) -> Row | None:
@@ -372,7 +360,7 @@ class HostStore:
         if not self._lock.acquire(timeout=PATIENCE):
             raise HostBusy("other threads keep the logs")
         try:
-            if self._database is not None and not self._in_memory and _identity(self._file) != self._opened:
+            if self._database is not None and not self._in_memory and identity_of(self._file) != self._opened:
                 self._drop()  # it was removed, and others have begun another one
             database = self._database or self._open(deadline)
             _within(deadline, lambda: database.execute("BEGIN IMMEDIATE"))
@@ -399,7 +387,7 @@ class HostStore:
             database.close()
             raise
         self._database, self._file = database, path
-        self._opened = None if self._in_memory else _identity(path)
+        self._opened = None if self._in_memory else identity_of(path)
         return database
 
     def _path(self) -> str:
@@ -408,6 +396,21 @@ class HostStore:
         path = self._host.directory / _FILE
         path.touch(mode=0o600)
         return str(path)
+
+
+def share_of(terms: Terms, hosts: int) -> Terms:
+    """Return one host's part of a limit: rounded up, so that it is never nothing."""
+    return terms._replace(limit=-(-terms.limit // hosts))
+
+
+def with_known(log: Log, known: Known | None, terms: Terms, share: Terms, now: int, offset: int) -> Log:
+    """Return what counts against an identity on this host: its log, and what Redis last knew."""
+    if known is None:
+        return log
+    # As much of the share as leaves no more than the least that was known to remain.
+    used = max(0, share.limit - max(0, terms.limit - known.used))
+    seed = [[sliding_log.stamp_of(known.heard, terms, offset), used]] if used else []
+    return sliding_log.live(sliding_log.merge(log, seed), now, terms.window)
 
 
 def _within(deadline: float, step: Callable[[], Any]) -> None:
@@ -434,14 +437,6 @@ def _forgotten_at(database: sqlite3.Connection, label: str) -> int:
 def _glob(text: str) -> str:
     """Return a pattern of SQLite's that matches exactly ``text``."""
     return re.sub(r"[*?\[]", r"[\g<0>]", text)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def is_damaged(error: Exception) -> bool:

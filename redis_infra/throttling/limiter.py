@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -19,6 +18,7 @@ from redis_infra.exceptions import SettingsError
 from redis_infra.instrumentation import ThrottleCounters
 from redis_infra.throttling.decisions import Decision
 from redis_infra.throttling.deny_cache import DenyCache
+from redis_infra.throttling.host import monotonic_ms
 from redis_infra.throttling.local import ProcessStore
 from redis_infra.throttling.plans import Identity, Plan, Tag, plain_label, tag_of
 from redis_infra.throttling.policies import Policy, load_policies, make_policy
@@ -66,7 +66,7 @@ class RateLimiter:
         self._plans: dict[Any, Plan] = {}
         self._lock = threading.Lock()
         self._memory = ProcessStore()
-        self._denials = DenyCache(_monotonic_ms)
+        self._denials = DenyCache(monotonic_ms)
         self._remote: RemoteStore | None = None
         self._opened = False
         _register(self)
@@ -339,10 +339,6 @@ def _whole(cost: int) -> int:
     if not isinstance(cost, int) or isinstance(cost, bool) or cost < 0:
         raise ValueError(f"cost {cost!r} is not a whole number from 0 up")
     return cost
-
-
-def _monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 _limiters: weakref.WeakSet[RateLimiter] = weakref.WeakSet()

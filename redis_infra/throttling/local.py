@@ -7,14 +7,14 @@ identities makes limits stricter for newcomers, himself included, and flushes no
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from redis_infra.throttling import sliding_log
+from redis_infra.throttling.host import monotonic_ms, wall_ms
 from redis_infra.throttling.sliding_log import Log, Terms
 
-__all__ = ["LocalStore", "Name", "ProcessStore", "decide"]
+__all__ = ["Name", "ProcessStore", "decide"]
 
 MOST_LOGS: Final = 10_000
 """Identities with a log of their own."""
@@ -34,16 +34,6 @@ class Name(NamedTuple):
     def shared(self) -> Name:
         """The log that stands in for this one when there is no more room: one of a bounded number."""
         return Name(self.label, f"shared:{int(self.identity, 16) % SHARED_LOGS}")
-
-
-class LocalStore(Protocol):
-    """Who keeps logs when Redis does not."""
-
-    source: str
-
-    def hit(self, names: Sequence[Name], terms: Sequence[Terms], cost: int) -> list[int]: ...
-    def refund(self, names: Sequence[Name], terms: Sequence[Terms], cost: int, charged: int) -> None: ...
-    def forget(self, names: Iterable[Name]) -> int: ...
 
 
 def decide(
@@ -70,14 +60,12 @@ def decide(
 class ProcessStore:
     """Logs in memory. Thread-safe; a forked child goes on with a copy of its own."""
 
-    source = "process"
-
     def __init__(
         self,
         *,
         most: int = MOST_LOGS,
-        monotonic_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic_ms: Callable[[], int] = monotonic_ms,
+        wall_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._most = most
         self._now = monotonic_ms

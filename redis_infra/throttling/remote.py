@@ -41,16 +41,13 @@ BUSY_RETRY: Final = 1000
 def open_remote(alias: AliasSettings, throttle: ThrottleSettings) -> RemoteStore | None:
     """Return the store of the Redis that settings name; None where they name none. Opens no connection."""
     # redis-py is imported with the first decision, not with the settings.
+    from redis_infra.connection.lifecycle import running
     from redis_infra.connection.options import ConnectionOptions
 
     options = ConnectionOptions.from_settings(alias)
     if options.scheme == "memory":
         return None
-    if options.scheme == "embedded":
-        from redis_infra.connection.embedded import embedded_options
-
-        options = embedded_options(options)
-    return RemoteStore(options, alias, throttle)
+    return RemoteStore(running(options), alias, throttle)
 
 
 class RemoteStore:
@@ -103,7 +100,7 @@ class RemoteStore:
                         return reply, "redis"
                     if words[RESTARTED] != restarted:
                         # The connection was new and the server another run: it was asked too early.
-                        self._send(REFUND, plan, tags, plan.refund_arguments(cost, reply[1]))
+                        self._whole(REFUND, plan.keys(tags), plan.refund_arguments(cost, reply[1]))
                         continue
                     host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
                     if words[ERA] == era or not counts:
@@ -136,7 +133,7 @@ class RemoteStore:
                     if not (reply[0] and cost):
                         return reply, "redis"
                     if words[RESTARTED] != restarted:
-                        await self._asend(REFUND, plan, tags, plan.refund_arguments(cost, reply[1]))
+                        await self._awhole(REFUND, plan.keys(tags), plan.refund_arguments(cost, reply[1]))
                         continue
                     host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
                     if words[ERA] == era or not counts:
@@ -203,26 +200,27 @@ class RemoteStore:
 
     def _remind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> None:
         """Tell a server that may have forgotten what it once said of these identities; once each."""
-        for entry, known in self._forgotten(plan, tags, restarted):
-            arguments = (entry.terms.window, entry.terms.grain, known.used, known.at)
+        for entry, arguments in self._forgotten(plan, tags, restarted):
             reply = self._whole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
             if reply is not None:
                 self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
 
     async def _aremind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> None:
-        for entry, known in self._forgotten(plan, tags, restarted):
-            arguments = (entry.terms.window, entry.terms.grain, known.used, known.at)
+        for entry, arguments in self._forgotten(plan, tags, restarted):
             reply = await self._awhole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
             if reply is not None:
                 self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
 
-    def _forgotten(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> list[tuple[Entry, Any]]:
+    def _forgotten(
+        self, plan: Plan, tags: tuple[Tag, ...], restarted: int
+    ) -> list[tuple[Entry, tuple[int, ...]]]:
+        """Return the logs that were last heard of before the restart, each with ARGV of ``merge.lua``."""
         entries, host = plan.entries(tags), self.limits.host
         known = [host.known(entry.spot) for entry in entries]
         if any(each is not None and each.restarted != restarted for each in known):
             known = self.limits.still_known(entries)  # but for what was forgotten by hand: that is in a file
         return [
-            (entry, each)
+            (entry, (entry.terms.window, entry.terms.grain, each.used, each.at))
             for entry, each in zip(entries, known, strict=True)
             if each is not None and each.restarted != restarted
         ]
@@ -290,9 +288,8 @@ class RemoteStore:
         if source != "redis" and self.limits.refund(plan.entries(tags), cost, charged):
             return
         restarted = self.limits.host.words[RESTARTED]
-        reply = self._send(
-            REFUND, plan, tags, plan.refund_arguments(cost, charged if source == "redis" else 0)
-        )
+        arguments = plan.refund_arguments(cost, charged if source == "redis" else 0)
+        reply = self._whole(REFUND, plan.keys(tags), arguments)
         if reply is not None:
             self._note_totals(plan, tags, reply, restarted)
 
@@ -301,9 +298,8 @@ class RemoteStore:
         if source != "redis" and self.limits.refund(plan.entries(tags), cost, charged):
             return
         restarted = self.limits.host.words[RESTARTED]
-        reply = await self._asend(
-            REFUND, plan, tags, plan.refund_arguments(cost, charged if source == "redis" else 0)
-        )
+        arguments = plan.refund_arguments(cost, charged if source == "redis" else 0)
+        reply = await self._awhole(REFUND, plan.keys(tags), arguments)
         if reply is not None:
             self._note_totals(plan, tags, reply, restarted)
 
@@ -313,20 +309,12 @@ class RemoteStore:
 
     # Scripts that are not hot
 
-    def _send(self, script: Script, plan: Plan, tags: tuple[Tag, ...], arguments: tuple[int, ...]) -> Any:
-        return self._whole(script, plan.keys(tags), arguments)
-
-    async def _asend(
-        self, script: Script, plan: Plan, tags: tuple[Tag, ...], arguments: tuple[int, ...]
-    ) -> Any:
-        return await self._awhole(script, plan.keys(tags), arguments)
-
     def _whole(
         self, script: Script, keys: tuple[str, ...], arguments: tuple[int, ...], effect: Effect = CHARGE
     ) -> Any:
         """Send a script with its text; return the reply, or None if there was none."""
         try:
-            return self._run(self._call, _nobody, effect, script.whole(keys, arguments))
+            return self._attempt(self._call, script.whole(keys, arguments), effect)
         except Exception as error:
             return self._refused(error)
 
@@ -334,7 +322,7 @@ class RemoteStore:
         self, script: Script, keys: tuple[str, ...], arguments: tuple[int, ...], effect: Effect = CHARGE
     ) -> Any:
         try:
-            return await self._arun(self._acall, _nobody, effect, script.whole(keys, arguments))
+            return await self._aattempt(self._acall, script.whole(keys, arguments), effect)
         except Exception as error:
             return self._refused(error)
 
