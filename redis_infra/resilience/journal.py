@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
-from redis_infra.keys import glob_to_regex, namespace_regex
+from redis_infra.keys import glob_to_regex, literal_start, namespace_regex
 
 if TYPE_CHECKING:
     from redis_infra.resilience.statedir import JournalFile
@@ -468,7 +468,7 @@ class Journal:
     def _is_within(self, pattern: str, homes: dict[str, re.Pattern[str]]) -> bool:
         """Whether a namespace certainly covers all that the pattern does; adds it to ``homes``."""
         # "site:[0-9]*" matches whatever begins as "site:1:" does, so also all of "site:1:user:*".
-        start = _literal_start(pattern)
+        start = literal_start(pattern)
         for text, regex in self._namespaces.items():
             if text.endswith("*") and not text.endswith("\\*") and regex.match(start):
                 homes[text] = regex
@@ -516,9 +516,3 @@ def _matches(regexes: tuple[re.Pattern[str], ...], name: str) -> bool:
         if regex.match(name):
             return True
     return False
-
-
-def _literal_start(pattern: str) -> str:
-    """Return the text that every name begins with that the glob matches."""
-    found = re.match(r"(?:[^*?\[\\]|\\.)*", pattern, re.DOTALL)
-    return re.sub(r"\\(.)", r"\1", found[0], flags=re.DOTALL) if found else ""

@@ -1,53 +1,25 @@
-"""Names in Redis: glob patterns, the names that a cache alias can make, digests.
+"""Namespaces: the names that one cache alias can make.
 
-Redis' glob is not Python's ``fnmatch``: it escapes with a backslash, negates with ``^`` and has its own
-idea of a class that does not end. What is written or read as a pattern goes through here.
-
-Pure functions; knows nothing of Redis connections or of Django. ``KEY_FUNCTION`` is handed in, and is
-asked what it does instead of being guessed at.
+``KEY_FUNCTION`` is handed in, and is asked what it does instead of being guessed at.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import string
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, AnyStr, Final
+from typing import Any, Final
 
 from redis_infra.exceptions import SettingsError
+from redis_infra.keys.digests import digest
+from redis_infra.keys.globs import escape, glob_source, glob_to_regex
 
-__all__ = [
-    "KeyFunction",
-    "Namespace",
-    "digest",
-    "escape",
-    "glob_to_regex",
-    "namespace",
-    "namespace_pattern",
-    "namespace_regex",
-]
+__all__ = ["KeyFunction", "Namespace", "namespace", "namespace_pattern", "namespace_regex"]
 
 KeyFunction = Callable[[str, str, Any], str]
 """Django's ``KEY_FUNCTION``: key, key prefix, version -> the name in Redis."""
-
-
-def digest(text: str, size: int = 8) -> str:
-    """Return ``2 * size`` hexadecimal digits that stand for ``text``: the same everywhere and for ever.
-
-    Names and compares; does not protect. Takes any text, lone surrogates too. ``size`` is 1 to 64 bytes.
-    """
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
-
-
-def escape(text: str) -> str:
-    r"""Return a pattern that matches exactly ``text``, for use outside of a ``[class]``.
-
-    Backslashes go before ``* ? [ ] \``; ``^`` and ``-`` mean something only within a class and stay.
-    """
-    return re.sub(r"[*?\[\]\\]", r"\\\g<0>", text)
 
 
 def namespace_regex(pattern: str) -> re.Pattern[str]:
@@ -59,82 +31,8 @@ def namespace_regex(pattern: str) -> re.Pattern[str]:
     parts = pattern.split(_NUMBER_GLOB)
     if len(parts) == 1:
         return glob_to_regex(pattern)
-    sources = [_glob_source(part).removesuffix(r"\Z") for part in parts]
+    sources = [glob_source(part).removesuffix(r"\Z") for part in parts]
     return re.compile("-?[0-9]+".join(sources) + r"\Z", re.DOTALL)
-
-
-def glob_to_regex(pattern: AnyStr) -> re.Pattern[AnyStr]:
-    r"""Return a compiled expression whose ``match`` says what Redis' own matching says of a whole name.
-
-    ``*`` any run, ``?`` any one, ``[abc]``, ``[^a]``, ``[a-z]``, ``\x`` for a literal x; line breaks are
-    ordinary. Redis counts bytes: for ``bytes`` the answer is exactly its own, for ``str`` a ``?`` or class
-    takes a character where Redis takes one of its bytes. Matching takes time proportional to the name and
-    the pattern, whatever the number of stars.
-    """
-    if isinstance(pattern, bytes):
-        return re.compile(_glob_source(pattern.decode("latin-1")).encode("latin-1"), re.DOTALL)
-    return re.compile(_glob_source(pattern), re.DOTALL)
-
-
-def _glob_source(pattern: str) -> str:
-    runs = [""]
-    for token in _glob_tokens(pattern):
-        if token == "*":
-            runs.append("")
-        else:
-            runs[-1] += token
-    if len(runs) == 1:
-        return rf"{runs[0]}\Z"
-    # The first place where a run fits is as good as any later one, so each star is atomic; otherwise
-    # "*a*a*a*a*b" would try every combination of places.
-    middle = "".join(f"(?>.*?{run})" for run in runs[1:-1] if run)
-    return rf"{runs[0]}{middle}.*{runs[-1]}\Z"
-
-
-def _glob_tokens(pattern: str) -> Iterator[str]:
-    """Yield ``"*"`` for a star and an expression for one character for anything else."""
-    at = 0
-    while at < len(pattern):
-        char = pattern[at]
-        if char == "[":
-            token, at = _glob_class(pattern, at + 1)
-            yield token
-            continue
-        if char == "\\" and at + 1 < len(pattern):
-            at += 1
-            yield re.escape(pattern[at])
-        else:
-            yield {"*": "*", "?": "."}.get(char) or re.escape(char)
-        at += 1
-
-
-def _glob_class(pattern: str, at: int) -> tuple[str, int]:
-    """Return the expression for the class whose ``[`` is just before ``at``, and where it ends.
-
-    As Redis reads it: the pattern's end ends a class too, ``]`` can be the end of a range (``[a-]`` is a
-    range), ends of a range may be swapped, an empty class matches nothing and an empty ``[^]`` anything.
-    """
-    negated = pattern[at : at + 1] == "^"
-    at += negated
-    members = []
-    while at < len(pattern) and pattern[at] != "]":
-        if pattern[at] == "\\" and at + 1 < len(pattern):
-            members.append(_class_member(pattern[at + 1]))
-            at += 2
-        elif pattern[at + 1 : at + 2] == "-" and at + 2 < len(pattern):
-            low, high = sorted((pattern[at], pattern[at + 2]))
-            members.append(f"{_class_member(low)}-{_class_member(high)}")
-            at += 3
-        else:
-            members.append(_class_member(pattern[at]))
-            at += 1
-    if not members:
-        return ("." if negated else "(?!)"), at + 1
-    return f"[{'^' if negated else ''}{''.join(members)}]", at + 1
-
-
-def _class_member(char: str) -> str:
-    return f"\\{char}" if char in "\\]^-[&~|" else char
 
 
 # Parts of a name's shape. Noncharacters, so in no real name.
