@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
+from django.utils.module_loading import import_string
 
 from redis_infra.conf import (
     AliasSettings,
@@ -23,6 +24,7 @@ from redis_infra.conf import (
     environment_sources,
     is_ours,
     num_proxies,
+    number_of_proxies,
     servers_in,
     written_settings,
 )
@@ -58,11 +60,13 @@ CHECKS: Final[Mapping[str, str]] = {
     "W011": "Name the proxies in THROTTLE['TRUSTED_PROXIES']; without any, write TRUSTED_PROXIES: [].",
     "W012": "Use the class of the same name from redis_infra.throttling.drf.",
     "W013": "Write a rate such as '20/min', '5/15min' or '100/day'; a month is '30 days'.",
+    "W014": "Lower TIMEOUT of THROTTLE; it takes '100ms'.",
 }
 """The hint of each check by its number; what it says itself is made where it is found."""
 
 _KINDS: Final = {"name": "E001", "value": "E002", "url": "E003"}
 _LONGEST_WAIT: Final = 2.0
+_LONGEST_DECISION: Final = 1.0
 _ALIAS_NAMES: Final = ("BACKEND", "LOCATION", "TIMEOUT", "OPTIONS", "KEY_PREFIX", "VERSION", "KEY_FUNCTION")
 _OTHER_NAMES: Final = ("REVERSE_KEY_FUNCTION", "MAX_ENTRIES", "CULL_FREQUENCY", "TEST", "NAME")
 _SITE_NAMES: Final = {
@@ -83,6 +87,8 @@ def check_settings(app_configs: object = None, **_: Any) -> list[checks.CheckMes
         _check_alias(alias, found)
     _check_throttle(site, found)
     _check_rest_framework_rates(found)
+    _check_rest_framework_classes(found)
+    _check_number_of_proxies(found)
     return found.messages
 
 
@@ -283,6 +289,9 @@ def _check_throttle(site: Settings, found: _Found) -> None:
         load_responder(site.throttle.response, f"{_THROTTLE}['RESPONSE']")
     except SettingsError as error:
         found.report("value", error)
+    if site.throttle.timeout > _LONGEST_DECISION:
+        wait = format_duration(site.throttle.timeout)
+        found.add("W014", f"A request may wait {wait} for Redis to decide whether it is let through")
     if site.throttle.url or site.throttle.alias:
         _options(AliasSettings.for_throttle(site, report=found.report), found)
     found.where = None
@@ -307,7 +316,45 @@ def _check_rest_framework_rates(found: _Found) -> None:
             Rate.parse(rate)
         except SettingsError as error:
             label = f"REST_FRAMEWORK['DEFAULT_THROTTLE_RATES'][{scope!r}]"
-            found.add("E002" if ours else "W013", f"{label}: {error}")
+            found.add("W013" if _stock_reads(rate) and not ours else "E002", f"{label}: {error}")
+
+
+def _stock_reads(rate: object) -> bool:
+    """Whether Django REST framework makes something of a rate, if not what it says."""
+    number, _, period = rate.partition("/") if isinstance(rate, str) else ("", "", "")
+    return number.strip().isdecimal() and period[:1] in ("s", "m", "h", "d")
+
+
+def _check_rest_framework_classes(found: _Found) -> None:
+    """Report rates that the throttles of every view have in their classes, where the grammar is ours."""
+    from redis_infra.throttling.rates import Rate
+
+    for cls in _throttle_classes_of_ours():
+        try:
+            Rate.parse(getattr(cls, "rate", None))
+        except SettingsError as error:
+            found.add("E002", f"{cls.__module__}.{cls.__qualname__}.rate: {error}")
+
+
+def _throttle_classes_of_ours() -> Iterator[type]:
+    for name in _throttle_classes():
+        try:
+            cls = import_string(name)
+        except ImportError:
+            continue  # Django REST framework says it
+        reader = getattr(cls, "parse_rate", None)
+        if isinstance(cls, type) and getattr(reader, "__module__", "") == "redis_infra.throttling.drf":
+            yield cls
+
+
+def _check_number_of_proxies(found: _Found) -> None:
+    value = rest_framework_settings().get("NUM_PROXIES")
+    if value is not None and number_of_proxies(value) is None:
+        found.add(
+            "E002",
+            f"REST_FRAMEWORK['NUM_PROXIES']: {value!r} is not a number of proxies; write a whole number such "
+            "as 1, or None",
+        )
 
 
 def _throttle_classes() -> Iterator[str]:

@@ -18,12 +18,14 @@ from redis_infra.conf.schema import (
     Report,
     RetryPolicy,
     Settings,
+    StatsSettings,
     ThrottleSettings,
     get_settings,
+    ipv6_prefix,
     read_setting,
     written_settings,
 )
-from redis_infra.conf.site import num_proxies, site_key, username_field
+from redis_infra.conf.site import num_proxies, number_of_proxies, site_key, username_field
 from redis_infra.conf.sources import Source, environment_sources, find_source, is_ours, servers_in
 
 __all__ = [
@@ -37,13 +39,16 @@ __all__ = [
     "RetryPolicy",
     "Settings",
     "Source",
+    "StatsSettings",
     "ThrottleSettings",
     "did_you_mean",
     "environment_sources",
     "find_source",
     "get_settings",
+    "ipv6_prefix",
     "is_ours",
     "num_proxies",
+    "number_of_proxies",
     "read_setting",
     "redact_url",
     "servers_in",

@@ -26,6 +26,7 @@ __all__ = [
     "directory",
     "format_name",
     "headers",
+    "ipv6_prefix",
     "on_outage",
     "optional_alias",
     "optional_format",
@@ -40,6 +41,7 @@ __all__ = [
     "routes",
     "signed",
     "size",
+    "switch",
     "throttle_on_outage",
     "timeout",
     "url",
@@ -265,12 +267,29 @@ def _peer(item: Any, name: str) -> Peer:
     return network
 
 
+def ipv6_prefix(value: Any, name: str) -> int:
+    """Read how many bits of an IPv6 address say whose it is: what a provider gives to one customer."""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}", value) else value
+    if isinstance(number, int) and not isinstance(number, bool) and 32 <= number <= 128:
+        return number
+    raise SettingsError(
+        f"{name}: {value!r} is not the length of a prefix; write one from 32 to 128, such as 64"
+    )
+
+
 def headers(value: Any, name: str) -> bool | Literal["legacy"]:
     if isinstance(value, bool):
         return value
     if value == "legacy":
         return "legacy"
     raise SettingsError(f"{name}: {value!r} is not a choice; write True, False or 'legacy'")
+
+
+def switch(value: Any, name: str) -> bool:
+    """Read True or False."""
+    if isinstance(value, bool):
+        return value
+    raise SettingsError(f"{name}: {value!r} is not a choice; write True or False")
 
 
 def response(value: Any, name: str) -> str | None:

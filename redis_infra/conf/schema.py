@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from django.conf import settings as django_settings
 
-from redis_infra.conf import readers
+from redis_infra.conf import querycache, readers
 from redis_infra.durations import format_duration
 from redis_infra.exceptions import SettingsError
 
@@ -28,8 +28,10 @@ __all__ = [
     "RetryPolicy",
     "Settings",
     "SharedSettings",
+    "StatsSettings",
     "ThrottleSettings",
     "get_settings",
+    "ipv6_prefix",
     "known_settings",
     "mapping_in",
     "raise_error",
@@ -166,6 +168,7 @@ class ThrottleSettings(CapabilitySettings):
     )
     routes: tuple[tuple[str, str | None], ...] = _setting((), readers.routes)
     trusted_proxies: tuple[readers.Peer, ...] = _setting((), readers.peers)
+    ipv6_prefix: int = _setting(64, readers.ipv6_prefix)
     on_outage: str = _setting("host", readers.throttle_on_outage)
     hosts: int = _setting(1, readers.count)
     headers: bool | Literal["legacy"] = _setting(True, readers.headers)
@@ -174,10 +177,27 @@ class ThrottleSettings(CapabilitySettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatsSettings(CapabilitySettings):
+    """``REDIS_INFRA["STATS"]``: whether processes sum what they count, how often, and how long it is kept."""
+
+    enabled: bool = _setting(True, readers.switch)
+    flush: float = _setting(10.0, readers.timeout)
+    keep: float = _setting(24 * 3600.0, readers.timeout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(SharedSettings):
     """``REDIS_INFRA``, checked."""
 
+    ttl: Mapping[str, float] = field(
+        default_factory=lambda: querycache.DEFAULT_TTLS, metadata={"read": querycache.lifetimes}
+    )
+    ttl_jitter: float = _setting(0.1, querycache.fraction)
+    keys: Mapping[str, str] = field(
+        default_factory=lambda: MappingProxyType({}), metadata={"read": querycache.key_templates}
+    )
     throttle: ThrottleSettings = field(default=ThrottleSettings(), metadata={"read": ThrottleSettings})
+    stats: StatsSettings = field(default=StatsSettings(), metadata={"read": StatsSettings})
 
     @classmethod
     def load(
@@ -214,6 +234,19 @@ def get_settings() -> Settings:
 
 
 _last: tuple[tuple[object, object, str | None], Settings] | None = None
+
+
+def ipv6_prefix() -> int:
+    """Return ``THROTTLE["IPV6_PREFIX"]`` of the site; asked for each address, and so by one comparison."""
+    global _last_prefix  # replaced whole, as above
+    written = getattr(django_settings, "REDIS_INFRA", None)
+    last = _last_prefix
+    if last is None or last[0] is not written:
+        last = _last_prefix = (written, get_settings().throttle.ipv6_prefix)
+    return last[1]
+
+
+_last_prefix: tuple[object, int] | None = None
 
 
 def written_settings() -> object:

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from redis_infra.exceptions import SettingsError
 
-__all__ = ["num_proxies", "rest_framework_settings", "site_key", "username_field"]
+__all__ = ["num_proxies", "number_of_proxies", "rest_framework_settings", "site_key", "username_field"]
 
 
 def site_key(purpose: str) -> bytes:
@@ -45,8 +45,16 @@ def _site_key(secret: str | bytes, purpose: str) -> bytes:
 
 def num_proxies() -> int | None:
     """Return how many proxies Django REST framework was told to be behind; None where it was not."""
-    number = rest_framework_settings().get("NUM_PROXIES")
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
+    return number_of_proxies(rest_framework_settings().get("NUM_PROXIES"))
+
+
+def number_of_proxies(value: object) -> int | None:
+    """Return what ``NUM_PROXIES`` says; None, as if nothing were said, where it is no number of proxies.
+
+    What is wrong is for a check to say: here each request would fail. Without a number a peer is the client,
+    and nobody is believed who should not be.
+    """
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def rest_framework_settings() -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from redis_infra.conf import Peer, get_settings
+from redis_infra.conf import Peer, get_settings, ipv6_prefix, number_of_proxies
 from redis_infra.conf import num_proxies as proxies_of_site
 
 __all__ = ["UNKNOWN", "client_ip", "network_named", "network_of"]
@@ -43,9 +43,10 @@ def client_ip(
     """Return the address of the client: that of the peer, unless a proxy may speak for another.
 
     X-Forwarded-For is walked from the right over ``trusted`` peers (TRUSTED_PROXIES); or, with Django REST
-    framework's NUM_PROXIES, that many addresses are counted from the right. With both, the peer has to be
-    trusted first. What is no address ends the walk at the last one that was: a text that a client made up
-    is never returned. Ports, brackets and zones are stripped, IPv4 in IPv6 is IPv4.
+    framework's NUM_PROXIES, that many addresses are counted from the right; a value that is no number of
+    proxies counts for nothing. With both, the peer has to be trusted first. What is no address ends the walk
+    at the last one that was: a text that a client made up is never returned. Ports, brackets and zones are
+    stripped, IPv4 in IPv6 is IPv4.
     """
     meta = request.META
     peer = meta.get("REMOTE_ADDR") or ""
@@ -54,18 +55,20 @@ def client_ip(
         return _address(peer) or UNKNOWN
     if trusted is FROM_SETTINGS:
         trusted = get_settings().throttle.trusted_proxies
-    if num_proxies is FROM_SETTINGS:
-        num_proxies = proxies_of_site()
-    if num_proxies is None:
+    number = proxies_of_site() if num_proxies is FROM_SETTINGS else number_of_proxies(num_proxies)
+    if number is None:
         return _walk(peer, forwarded, _trust(trusted)) or UNKNOWN
-    if num_proxies <= 0 or (trusted and not _trust(trusted).has_peer(peer)):
+    if number == 0 or (trusted and not _trust(trusted).has_peer(peer)):
         return _address(peer) or UNKNOWN
-    return _counted(peer, forwarded, num_proxies) or UNKNOWN
+    return _counted(peer, forwarded, number) or UNKNOWN
 
 
 def network_of(address: str) -> str:
-    """Return whom an address belongs to: itself, but the /64 in IPv6, of which a client has all addresses."""
-    return _network(address) if ":" in address else address
+    """Return whom an address belongs to: itself, but in IPv6 a network, of which a client has all addresses.
+
+    The /64, or what ``THROTTLE["IPV6_PREFIX"]`` says.
+    """
+    return _network(address, ipv6_prefix()) if ":" in address else address
 
 
 def network_named(text: str) -> str:
@@ -74,8 +77,8 @@ def network_named(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _network(address: str) -> str:
-    return str(ipaddress.ip_network((address, 64), strict=False))
+def _network(address: str, prefix: int) -> str:
+    return str(ipaddress.ip_network((address, prefix), strict=False))
 
 
 def _walk(peer: str, forwarded: str, trust: _Trust) -> str | None:

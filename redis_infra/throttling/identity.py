@@ -7,8 +7,11 @@ of all this leaves the process.
 
     user:7    ip:203.0.113.7    ip:2001:db8::/64    username:bob    [ip:203.0.113.7+username:bob]
 
-Where a value is missing, the client's network stands in for it, under its own kind. A value that is too long,
-or of a kind whose case matters, is there as a hash: ``api_key#5d41...``.
+Where a value is missing, the client's network stands in for it, under its own kind. Where one may be there
+and cannot be told (:data:`~redis_infra.throttling.sent.UNREAD`), all such requests are one,
+``username?unread``: with the network in its place, a limit for an account would hold for nobody who writes
+his guesses illegibly. A value that is too long, or of a kind whose case matters, is there as a hash:
+``api_key#5d41...``.
 
 Reads requests of Django and of Django REST framework, and imports neither. Knows nothing of limits.
 """
@@ -28,7 +31,7 @@ from redis_infra.conf import did_you_mean, site_key, username_field
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import digest as short_digest
 from redis_infra.throttling.addresses import client_ip, network_named, network_of
-from redis_infra.throttling.sent import fields_of, text_of
+from redis_infra.throttling.sent import UNREAD, Unread, basic_name, text_of, text_sent
 
 __all__ = ["Key", "digest", "normalise", "parse_key"]
 
@@ -162,9 +165,12 @@ class Part:
 
     def of(self, request: Any) -> str:
         value = self.read(request)
+        if value is UNREAD:
+            # Not a colon or a hash, one of which is there before everything that a client can write.
+            return f"{self.kind}?unread"
         return (value and self.named(value)) or _network_identity(request)
 
-    def read(self, request: Any) -> str | None:
+    def read(self, request: Any) -> str | Unread | None:
         """Return the value as the request has it; None or empty if it has none."""
         raise NotImplementedError
 
@@ -223,11 +229,10 @@ class _Tenant(Part):
     __slots__ = ()
 
     def read(self, request: Any) -> str | None:
+        # What the site found out, and no header: who may write his tenant has as many budgets as he likes.
         tenant = getattr(request, "tenant", None)
-        if tenant is None:
-            return text_of(request.META.get("HTTP_X_TENANT_ID"))
         pk = getattr(tenant, "pk", None)
-        return str(tenant if pk is None else pk)
+        return None if tenant is None else str(tenant if pk is None else pk)
 
 
 class _Session(Part):
@@ -251,19 +256,19 @@ class _Header(Part):
 class _Field(Part):
     __slots__ = ()
 
-    def read(self, request: Any) -> str | None:
-        return text_of(fields_of(request).get(self.name.partition(":")[2]))
+    def read(self, request: Any) -> str | Unread | None:
+        return text_sent(request, self.name.partition(":")[2])
 
 
 class _Username(Part):
     __slots__ = ()
 
-    def read(self, request: Any) -> str | None:
-        sent = fields_of(request)
+    def read(self, request: Any) -> str | Unread | None:
         # Django's own form calls it username, whatever the model does.
-        said = {text for name in (username_field(), "username") if (text := text_of(sent.get(name)))}
+        said = {text_sent(request, username_field(), "username") or None, basic_name(request) or None}
+        said.discard(None)
         # Where they differ, one is there to lead astray, and which one the view reads is not known here.
-        return said.pop() if len(said) == 1 else None
+        return UNREAD if len(said) > 1 else said.pop() if said else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,9 +316,10 @@ def parse_key(key: object) -> Key:
     """Return the key that a text, or a function of the request, describes.
 
     ``ip``, ``user`` or ``user_or_ip`` (the network of who is not logged in), ``username`` (what a login
-    sends), ``api_key``, ``tenant``, ``session``, ``global`` (one for all), ``header:X-Name``, ``field:email``
-    (of a form or a JSON body), the dotted path of a function from a request to text or None; or several
-    joined by ``+``. A path is imported at its first use, or by :meth:`Key.load`.
+    sends, in its body or by HTTP Basic), ``api_key``, ``tenant`` (``request.tenant``, never a header),
+    ``session``, ``global`` (one for all), ``header:X-Name``, ``field:email`` (of a form or a JSON body), the
+    dotted path of a function from a request to text or None; or several joined by ``+``. A path is imported
+    at its first use, or by :meth:`Key.load`.
 
     Raises:
         SettingsError: it is none of these; the text names it.

@@ -1,7 +1,7 @@
 """Policies: which limits hold together, for whom, and what an outage means for them.
 
-Read from ``REDIS_INFRA["THROTTLE"]``: ``RATES`` are policies of one identity, ``POLICIES`` say more. Knows
-nothing of Redis.
+Read from ``REDIS_INFRA["THROTTLE"]``: ``RATES`` are policies of one identity, ``POLICIES`` say more, and what
+they leave out is as in RATES. Knows nothing of Redis.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from redis_infra.throttling.rates import Rate
 
 __all__ = ["Limit", "Policy", "load_policies", "make_policy"]
 
-_AUTH: Final[Mapping[str, Any]] = {
-    # Credential stuffing in one call: one account from one address, one address, one account from anywhere.
-    # The last is for a second factor or a captcha rather than a lock: else anybody locks anybody out.
-    "limits": [("5/15min", "ip+username"), ("20/15min", "ip"), ("30/h", "username")],
-    "headers": False,
-    "refund_on": "success",
-}
+_AUTH: Final[Mapping[str, Any]] = {"key": "ip+username", "headers": False, "refund_on": "success"}
+_OTHERS_OF_AUTH: Final = (("20/15min", "ip"), ("30/h", "username"))
+"""Beside the rate of RATES, which is for one account from one address: for one address, and for one account
+from anywhere. The last is for a second factor or a captcha rather than a lock: else anybody locks anybody
+out."""
 _OPTIONS: Final = ("limits", "rate", "key", "on_outage", "headers", "refund_on")
 _OUTAGES: Final = ("host", "deny", "allow")
 
@@ -99,21 +97,37 @@ def load_policies(throttle: ThrottleSettings, report: Report = raise_error) -> M
     """
     where = "REDIS_INFRA['THROTTLE']"
     found: dict[str, Policy] = {}
-    for name, text in throttle.rates.items():
-        raw: Any = {**_AUTH, "limits": _auth_limits(text)} if name == "auth" else text
-        _load(found, name, raw, f"{where}['RATES'][{name!r}]", throttle, report)
+    for name, rate in throttle.rates.items():
+        _load(found, name, _options(name, rate, {}), f"{where}['RATES'][{name!r}]", throttle, report)
     for name, said in throttle.policies.items():
-        is_partial = name == "auth" and isinstance(said, Mapping) and "rate" not in said
-        raw = {**_AUTH, **said} if is_partial else said  # type: ignore[dict-item]
+        raw = _options(name, said, throttle.rates)
         _load(found, name, raw, f"{where}['POLICIES'][{name!r}]", throttle, report)
     return found
 
 
-def _auth_limits(text: str | None) -> list[tuple[str, str]]:
-    """Return the limits of ``auth`` with what RATES say of it in the first place; None takes all away."""
-    if text is None:
-        return []
-    return [(text, "ip+username"), *_AUTH["limits"][1:]]
+def _options(name: str, said: Any, rates: Mapping[str, str | None]) -> Mapping[str, Any]:
+    """Return the options of a policy; ``rates`` have its limits where it names none."""
+    options = dict(said) if isinstance(said, Mapping) else {"limits": said}
+    says_limits = "limits" in options or "rate" in options
+    if not says_limits and name in rates:
+        options["limits"] = rates[name]
+    if name != "auth":
+        return options
+    if not (says_limits and "key" in options):  # who wrote both wrote all that there is
+        word = "rate" if "rate" in options else "limits"
+        options[word] = _beside_our_others(options.get(word), options.get("key", _AUTH["key"]))
+    return {**_AUTH, **options}
+
+
+def _beside_our_others(limits: Any, key: Any) -> Any:
+    """Return rates that name no key with that one, and with the limits of ``auth`` that are not about it.
+
+    None, which takes all away, and limits with keys of their own are left as they are.
+    """
+    items = limits if isinstance(limits, list | tuple) else [limits]
+    if not items or limits is None or any(isinstance(item, list | tuple) for item in items):
+        return limits
+    return [*((item, key) for item in items), *_OTHERS_OF_AUTH]
 
 
 def _load(
@@ -130,6 +144,11 @@ def _read(name: str, raw: Any, throttle: ThrottleSettings) -> Policy:
     for option in options:
         if option not in _OPTIONS:
             raise SettingsError(f"{option!r} is not an option of a policy{did_you_mean(option, _OPTIONS)}")
+    if options.get("limits", options.get("rate", ())) in ((), []):
+        raise SettingsError(
+            "it has no limits, and would let everything through; write them, 'limits': [('5/15min', 'ip')], "
+            "or 'limits': None where that is meant"
+        )
     limits = tuple(_limits(options))
     alike = [(limit.rate.window_ms, limit.rate.fixed, limit.key) for limit in limits]
     if len(set(alike)) < len(alike):

@@ -24,6 +24,7 @@ from rest_framework.throttling import AnonRateThrottle
 from redis_infra.checks import CHECKS, TAG, check_deployment, check_settings
 from redis_infra.conf.django_redis import ACCEPTED
 from redis_infra.conf.schema import SharedSettings, ThrottleSettings, known_settings
+from redis_infra.throttling.drf import UserRateThrottle
 
 OURS = "redis_infra.cache.RedisCache"
 PASSWORD = "s3cr3t"
@@ -127,6 +128,18 @@ def test_caches_of_others_are_not_looked_at(settings):
         ("E004", "Redis Cluster", {}, throttle(URL="redis+cluster://h")),
         ("E002", "['DEFAULT_THROTTLE_RATES']['user']: '10/month'",
          {}, rest(OUR_THROTTLE, DEFAULT_THROTTLE_RATES={"user": "10/month"})),
+        ("E002", "['DEFAULT_THROTTLE_RATES']['user']: '5/400days' is not a rate",
+         {}, rest(STOCK_THROTTLE, DEFAULT_THROTTLE_RATES={"user": "5/400days"})),
+        ("E002", "['DEFAULT_THROTTLE_RATES']['user']: 'often'",
+         {}, rest(DEFAULT_THROTTLE_RATES={"user": "often"})),
+        ("E002", "Yearly.rate: '5/400days' is not a rate", {}, rest(f"{__name__}.Yearly")),
+        ("E002", "['NUM_PROXIES']: '2' is not a number of proxies; write a whole number such as 1, or None",
+         {}, {"REST_FRAMEWORK": {"NUM_PROXIES": "2"}}),
+        ("E002", "-1 is not a number of proxies", {}, {"REST_FRAMEWORK": {"NUM_PROXIES": -1}}),
+        ("E002", "['THROTTLE']['IPV6_PREFIX']: 8", {}, throttle(IPV6_PREFIX=8)),
+        ("E002", "['POLICIES']['a']: it has no limits", {}, throttle(POLICIES={"a": {"key": "ip"}})),
+        ("E002", "['POLICIES']['a']: it has no limits", {}, throttle(POLICIES={"a": {}})),
+        ("E002", "['POLICIES']['chat']: it has no limits", {}, throttle(POLICIES={"chat": []})),
     ],
 )  # fmt: skip
 def test_a_mistake_is_an_error(site, number, words, options, said):
@@ -225,6 +238,7 @@ def hidden(monkeypatch, tmp_path):
         ("W007", "did you mean 'TIMEOUT'", {}, {"alias": {"TIMOUT": 1}}),
         ("W013", "['DEFAULT_THROTTLE_RATES']['user']: '10/month'",
          {}, rest(STOCK_THROTTLE, DEFAULT_THROTTLE_RATES={"user": "10/month"})),
+        ("W014", "may wait 5s for Redis to decide", {}, throttle(TIMEOUT="5s")),
     ],
 )  # fmt: skip
 def test_a_bad_idea_is_a_warning(site, number, words, options, said):
@@ -392,6 +406,26 @@ def test_settings_of_rest_framework_that_cannot_be_read_are_its_own_to_refuse(si
 def test_rates_of_rest_framework_that_mean_what_they_say_are_fine(site):
     rates = {"a": "20/min", "b": "5/hour", "c": "5/15min", "d": None}
     assert site(**rest(STOCK_THROTTLE, DEFAULT_THROTTLE_RATES=rates)) == {}
+
+
+class Yearly(UserRateThrottle):
+    rate = "5/400days"
+
+
+class Own(Yearly):
+    """What its rate means is for the site to say."""
+
+    def parse_rate(self, rate):
+        return 5, 400 * 86_400
+
+
+@pytest.mark.parametrize("classes", [[f"{__name__}.Own"], [Own], ["no.such.Throttle"], [OUR_THROTTLE], [5]])
+def test_classes_whose_rate_is_not_ours_to_read_are_let_be(site, classes):
+    assert site(**rest(*classes)) == {}
+
+
+def test_a_second_is_not_too_long_for_a_decision(site):
+    assert site(**throttle(TIMEOUT="1s", IPV6_PREFIX=56)) == {}
 
 
 def test_throttling_that_is_set_up_is_well(site):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import ipaddress
@@ -28,7 +29,7 @@ from rest_framework.throttling import BaseThrottle
 from redis_infra.exceptions import SettingsError
 from redis_infra.throttling.addresses import client_ip, network_of
 from redis_infra.throttling.identity import LONGEST, Key, digest, normalise, parse_key
-from redis_infra.throttling.sent import LARGEST_BODY
+from redis_infra.throttling.sent import LARGEST_BODY, MOST_PARTS
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 CLIENT = "203.0.113.7"
@@ -103,6 +104,13 @@ def test_the_settings_say_who_is_trusted():
 def test_the_settings_say_how_many_proxies_there_are():
     with override_settings(REST_FRAMEWORK={"NUM_PROXIES": 1}):
         assert client_ip(get("10.0.0.1", f"198.51.100.1, {CLIENT}")) == CLIENT
+
+
+@pytest.mark.parametrize("number", ["1", True, -1, 1.0, [1]])
+def test_what_is_no_number_of_proxies_lets_nobody_speak_for_another(number):
+    assert counted(number, "198.51.100.1") == "10.0.0.1"
+    with override_settings(REST_FRAMEWORK={"NUM_PROXIES": number}):
+        assert client_ip(get("10.0.0.1", CLIENT)) == "10.0.0.1"
 
 
 @pytest.mark.parametrize("remote", ["", "unix:"])
@@ -208,6 +216,20 @@ def test_ipv6_counts_by_the_network_of_a_client_and_ipv4_by_the_address():
     assert network_of("unknown") == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("prefix", "network"),
+    [(56, "2001:db8:1:200::/56"), (48, "2001:db8:1::/48"), (128, "2001:db8:1:2ff::4/128")],
+)
+def test_the_settings_say_how_large_the_network_of_a_client_is(prefix, network):
+    client, named = get("2001:db8:1:2ff::4"), "2001:db8:1:2ff::4"
+    assert of("ip", client) == "ip:2001:db8:1:2ff::/64"
+    with override_settings(REDIS_INFRA={"THROTTLE": {"IPV6_PREFIX": prefix}}):
+        assert of("ip", client) == parse_key("ip").named(named) == f"ip:{network}"
+        assert parse_key("ip").named(network) == f"ip:{network}"
+    assert of("ip", client) == "ip:2001:db8:1:2ff::/64"
+    assert of("ip", get(CLIENT)) == f"ip:{CLIENT}"
+
+
 def test_rotating_through_a_network_gives_no_new_identity():
     assert len({of("ip", get(f"2001:db8::{part:x}")) for part in range(1, 500)}) == 1
 
@@ -265,7 +287,7 @@ def _with(**attributes):
         ("api_key", get(), f"ip:{CLIENT}"),
         ("tenant", _with(tenant=SimpleNamespace(pk=3)), "tenant:3"),
         ("tenant", _with(tenant="acme"), "tenant:acme"),
-        ("tenant", get(HTTP_X_TENANT_ID="acme"), "tenant:acme"),
+        ("tenant", get(HTTP_X_TENANT_ID="acme"), f"ip:{CLIENT}"),
         ("tenant", get(), f"ip:{CLIENT}"),
         ("header:X-Device", get(HTTP_X_DEVICE=" Phone"), "header:x-device:phone"),
         ("header:Content-Type", get(CONTENT_TYPE="text/plain"), "header:content-type:text/plain"),
@@ -392,8 +414,16 @@ def test_an_identity_that_lacks_a_part_cannot_be_written():
 
 BOB = "username:bob"
 NOBODY = f"ip:{CLIENT}"
+UNREAD = "username?unread"
 FIELDS = {"username": "Bob", "password": "x"}
 BOUNDARY = "multipart/form-data; boundary=b"
+FORM = "application/x-www-form-urlencoded"
+
+
+def _file(name, content):
+    """Return a multipart body of one file."""
+    header = f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n\r\n'
+    return header.encode() + content + b"\r\n--b--\r\n"
 
 
 @pytest.mark.parametrize(
@@ -410,11 +440,41 @@ BOUNDARY = "multipart/form-data; boundary=b"
         lambda: post(b"\xef\xbb\xbf" + json.dumps(FIELDS).encode()),
         lambda: post({"username": "\uff22\uff4f\uff42\u00a0"}),
         lambda: post('{"username": "eve", "username": "bob"}'),
+        lambda: post(json.dumps(FIELDS).encode() + b"\xc3"),  # which Django REST framework overlooks
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_name_is_found_in_forms_and_json(request_):
     assert of("username", request_()) == BOB
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'["bob"]', "application/json"),
+        (b'"bob"', "application/json"),
+        (b"", "application/json"),
+        (b"", "text/xml"),
+        (b'{"username": null}', "application/json"),
+        (b'{"username": "  "}', "application/json"),
+        (b'{"user": "bob"}', "application/json"),
+        (b'{"user": "bob"}', "text/plain"),
+        (b'{"user": "bob"}', "*/*"),
+        (b"user=bob&username=", FORM),
+        (b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\nbob\r\n--b--\r\n", BOUNDARY),
+        (_file("x", b"x" * 100_000), BOUNDARY),
+        (b"username=&user=bob&username=", FORM),
+    ],
+    ids=range(13),
+)
+def test_a_request_without_the_field_counts_by_its_network(body, content_type):
+    assert of("username", post(body, content_type)) == NOBODY
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_a_request_without_a_body_counts_by_its_network(method):
+    request = FACTORY.generic(method, "/", content_type="*/*; charset=zlib", REMOTE_ADDR=CLIENT)
+    assert of("username", request) == NOBODY
 
 
 @pytest.mark.parametrize(
@@ -424,26 +484,98 @@ def test_a_name_is_found_in_forms_and_json(request_):
         (b"\xff\xfe\xfd", "application/json"),
         (b"[" * 100_000, "application/json"),
         (b"9" * 10_000, "application/json"),
-        (b'["bob"]', "application/json"),
-        (b'"bob"', "application/json"),
-        (b"", "application/json"),
         (b'{"username": ["bob"]}', "application/json"),
         (b'{"username": true}', "application/json"),
-        (b'{"username": null}', "application/json"),
-        (b'{"username": "  "}', "application/json"),
         (b'{"username": "bob"', "application/json; charset=cp037"),
-        (b'{"username": "bob"}', "text/plain"),
-        (b'{"username": "bob"}', ""),
         (b"username=bob", BOUNDARY),
         (b"username=bob", "multipart/form-data"),
-        (b"&".join(b"x=1" for _ in range(5000)) + b"&username=bob", "application/x-www-form-urlencoded"),
+        (b"username=bob", ""),
+        (b"<username>bob</username>", "text/xml"),
+        (b"<username>bob</username>", "*/*"),
+        (b"\x81\xa8username\xa3bob", "application/msgpack"),
+        (b'"bob"', "text/csv"),
+        (b"&".join(b"x=1" for _ in range(5000)) + b"&username=bob", FORM),
         (b'{"username": "bob", "x": "' + b"x" * LARGEST_BODY + b'"}', "application/json"),
+        (b"username=bob&x=" + b"x" * LARGEST_BODY, FORM),
+        (_file("x", b"x" * LARGEST_BODY), BOUNDARY),
+        (_file("x", b"x") * (MOST_PARTS + 2), BOUNDARY),
+        (_file("username", b"bob"), BOUNDARY),
+        (b"username=bob&username=eve", FORM),
+        (b'{"username": "eve"}', "application/json; charset=base64"),
+        (b'{"username": "eve"}', "application/json; charset=undefined"),
+        (b'{"username": "eve"}', "application/json; charset=punycode"),
+        (b'{"username": "+AGI-ob"}', "application/json; charset=utf-7"),
+        (b"username=b%F6b", f"{FORM}; charset=latin-1"),
+        (b'{"x": "&username=eve&", "username": "bob"}', FORM),
+        (b'{"x": "&username=eve&", "username": "bob"}\xc3', "*/*"),
+        (b'{"x": "&username=eve&", "username": "bob"}', "application/*"),
     ],
-    ids=range(18),
+    ids=range(29),
 )
-def test_a_body_that_says_nothing_falls_back_and_raises_nothing(body, content_type):
-    found = of("username", post(body, content_type))
-    assert found == NOBODY
+def test_a_body_that_may_name_somebody_unread_shares_one_identity(body, content_type):
+    """The network in its place would be a way around every limit for an account."""
+    assert of("username", post(body, content_type)) == UNREAD
+    assert of("ip+username", post(body, content_type)) == f"[ip:{CLIENT}+{UNREAD}]"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["", "text/plain", "*/*", "*/json", "application/*", "application/octet-stream", "nonsense", FORM],
+)
+def test_json_is_read_whatever_its_type_says(content_type):
+    assert of("username", post(FIELDS, content_type)) == BOB
+
+
+@pytest.mark.parametrize("content_type", ["*/*", "application/*", "*/x-www-form-urlencoded"])
+def test_a_form_of_a_type_that_another_parser_may_take_is_unread(content_type):
+    """Django REST framework gives it to the first parser of the view, whichever that is."""
+    assert of("username", post(b"username=bob", content_type)) == UNREAD
+
+
+def test_a_compressed_body_is_unread():
+    assert of("username", post(b"\x1f\x8b\x08", FORM, HTTP_CONTENT_ENCODING="gzip")) == UNREAD
+    assert of("username", post(FIELDS, HTTP_CONTENT_ENCODING="identity")) == BOB
+
+
+def test_a_field_is_told_from_one_that_is_unread_too():
+    assert of("field:code", post(b"<x/>", "text/xml")) == "field:code?unread"
+    assert of("field:code", post({"x": 1})) == NOBODY
+
+
+def basic(text, body=None):
+    said = base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
+    return post(body if body is not None else b"", HTTP_AUTHORIZATION=f"Basic {said}")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (basic("Bob:x"), BOB),
+        (basic("Bob:x:y"), BOB),
+        (basic(b"b\xf6b:x"), "username:böb"),
+        (basic("böb:x"), "username:böb"),
+        (basic(":x"), NOBODY),
+        (basic("Bob:x", {"password": "x"}), BOB),
+        (basic("bob:x", {"username": "bob"}), BOB),
+        (basic("bob:x", {"username": "eve"}), UNREAD),
+        (basic("bob:x", b"<x/>"), UNREAD),
+        (basic("bob"), UNREAD),
+        (get(HTTP_AUTHORIZATION="basic Ym9iOng="), BOB),
+        (get(HTTP_AUTHORIZATION="Basic"), UNREAD),
+        (get(HTTP_AUTHORIZATION="Basic Ym9iOng= x"), UNREAD),
+        (get(HTTP_AUTHORIZATION="Basic Y"), UNREAD),
+        (get(HTTP_AUTHORIZATION="Basic \u20ac"), UNREAD),
+        (get(HTTP_AUTHORIZATION="Bearer Ym9iOng="), NOBODY),
+        (get(HTTP_AUTHORIZATION=""), NOBODY),
+    ],
+    ids=range(17),
+)
+def test_a_name_is_found_in_basic_authentication(request_, expected):
+    assert of("username", request_) == expected
+
+
+def test_basic_authentication_names_nobody_in_a_field():
+    assert of("field:username", basic("bob:x")) == NOBODY
 
 
 def test_text_of_json_may_be_half_a_character():
@@ -483,15 +615,15 @@ def test_a_view_may_still_choose_how_files_are_uploaded():
 
 def test_a_view_meets_the_error_itself():
     request = post(b"username=bob", "multipart/form-data")
-    assert of("username", request) == NOBODY
+    assert of("username", request) == UNREAD
     with pytest.raises(MultiPartParserError):
         _ = request.POST
 
 
-def test_a_body_that_was_read_as_a_stream_falls_back():
+def test_a_body_that_was_read_as_a_stream_is_unread():
     request = post(FIELDS)
     request.read(1)
-    assert of("username", request) == NOBODY
+    assert of("username", request) == UNREAD
     with pytest.raises(RawPostDataException):
         _ = request.body
 
@@ -503,7 +635,50 @@ def test_a_form_that_was_parsed_before_is_not_parsed_again():
     assert of("username", request) == BOB
 
 
-def test_a_connection_that_breaks_falls_back():
+def test_a_file_in_place_of_the_name_is_unread_though_the_form_was_parsed_before():
+    """Django REST framework has files among its data, and a database looks for them by their names."""
+    request = post(_file("username", b"bob"), BOUNDARY)
+    assert request.FILES
+    assert of("username", request) == UNREAD
+    request.close()
+    parsed = drf(post(_file("username", b"bob"), BOUNDARY))
+    assert parsed.data["username"].name == "f"
+    assert of("username", parsed) == UNREAD
+
+
+@pytest.mark.parametrize("body", [_file("x", b"x"), b"--b--\r\n"])
+def test_a_form_of_files_alone_that_was_parsed_before_has_no_fields(body):
+    """As Django's protection against forgery does; what it could not parse, somebody may have read before."""
+    request = post(body, BOUNDARY)
+    assert not request.POST
+    assert of("username", request) == (NOBODY if request.FILES else UNREAD)
+    request.close()
+
+
+def test_a_stream_without_anything_in_it_has_no_fields():
+    request = get()
+    request.read()
+    assert of("username", request) == NOBODY
+    put_there = post(FIELDS)
+    put_there.read()
+    put_there.POST = {"username": "eve"}
+    assert of("username", put_there) == "username:eve"
+
+
+def test_a_request_that_no_server_made_has_no_body():
+    request = HttpRequest()
+    request.META["REMOTE_ADDR"] = CLIENT
+    assert of("username", request) == NOBODY
+
+
+@pytest.mark.parametrize("make", [get, lambda: form(FIELDS), lambda: post({"x": 1})])
+def test_what_the_site_put_in_place_of_the_form_counts(make):
+    request = make()
+    request.POST = {"username": "eve"}
+    assert of("username", request) == "username:eve"
+
+
+def test_a_connection_that_breaks_is_unread():
     class Broken(io.RawIOBase):
         def readable(self):
             return True
@@ -513,17 +688,21 @@ def test_a_connection_that_breaks_falls_back():
 
     request = post(FIELDS)
     request._stream = Broken()
-    assert of("username", request) == NOBODY
+    assert of("username", request) == UNREAD
 
 
 @override_settings(DATA_UPLOAD_MAX_MEMORY_SIZE=10)
-def test_a_body_that_django_would_refuse_falls_back():
-    assert of("username", post(FIELDS)) == NOBODY
+def test_a_body_that_django_would_refuse_is_unread():
+    assert of("username", post(FIELDS)) == UNREAD
 
 
-@pytest.mark.parametrize("length", ["nonsense", "-1", "99999999999"])
-def test_a_wrong_length_falls_back(length):
-    assert of("username", post(b'{"username"', CONTENT_LENGTH=length)) == NOBODY
+@pytest.mark.parametrize(
+    ("length", "expected"), [("nonsense", UNREAD), ("99999999999", UNREAD), ("-1", NOBODY)]
+)
+def test_a_wrong_length_is_unread_unless_django_reads_nothing(length, expected):
+    request = post(b'{"username": "bob"}', CONTENT_LENGTH=length)
+    assert of("username", request) == expected
+    assert expected is UNREAD or request.body == b""
 
 
 def asgi(body, **headers):
@@ -537,9 +716,14 @@ def test_a_body_without_a_length_is_read_as_far_as_it_is_small():
     body = json.dumps(FIELDS).encode()
     assert of("username", asgi(body)) == BOB
     large = asgi(body + b" " * LARGEST_BODY)
-    assert of("username", large) == NOBODY
+    assert of("username", large) == UNREAD
     assert "_body" not in vars(large)
     assert large.read(1) == b"{"
+    assert of("username", asgi(b"")) == NOBODY
+    begun = asgi(body)
+    assert begun.read(1) == b"{"
+    assert of("username", begun) == UNREAD
+    assert begun.read() == body[1:]
 
 
 @pytest.mark.parametrize("form_", [False, True])
@@ -568,10 +752,10 @@ def test_a_login_by_another_field_is_found_under_both_names(monkeypatch):
     assert of("username", post({"email": "bob", "username": "bob"})) == BOB
 
 
-def test_a_second_name_that_is_there_to_lead_astray_counts_for_nothing(monkeypatch):
+def test_a_second_name_that_is_there_to_lead_astray_makes_no_new_identity(monkeypatch):
     monkeypatch.setattr(User, "USERNAME_FIELD", "email")
     found = {of("username", post({"email": f"{number}", "username": "bob"})) for number in range(50)}
-    assert found == {NOBODY}
+    assert found == {UNREAD}
 
 
 @given(
@@ -644,6 +828,17 @@ def test_kinds_are_told_apart():
     seven.user, seven.tenant = User(pk=7), SimpleNamespace(pk=7)
     keys = ["ip", "user", "username", "field:id", "api_key", "tenant", "global", "user+tenant"]
     assert len({of(key, seven) for key in keys}) == len(keys)
+
+
+@given(texts)
+@example("?unread")
+@example("username?unread")
+@example("x" * 1000)
+def test_nobody_can_write_the_name_of_what_was_unread(text):
+    for key in ("username", "field:x", "field:x?unread", "header:x", "api_key"):
+        for kind in ("username", "field:x", "field:x?unread"):
+            assert parse_key(key).named(text) != f"{kind}?unread"
+    assert normalise(UNREAD) == UNREAD
 
 
 def test_a_value_that_looks_like_the_network_is_not_it():
@@ -720,7 +915,7 @@ def test_the_hot_path_is_short():
     """A limit for users or addresses is asked at every request: no settings, no Unicode, no parsing."""
     import sys
 
-    for key, request, most in (("user", user(7), 12), ("ip", get(), 8)):
+    for key, request, most in (("user", user(7), 12), ("ip", get(), 8), ("ip", get("2001:db8::1"), 10)):
         asked = parse_key(key)
         asked.of(request)
         calls = []

@@ -9,7 +9,15 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import pytest
 from django.test import override_settings
 
-from redis_infra.conf import AliasSettings, Settings, ThrottleSettings, get_settings, num_proxies, site_key
+from redis_infra.conf import (
+    AliasSettings,
+    Settings,
+    ThrottleSettings,
+    get_settings,
+    ipv6_prefix,
+    num_proxies,
+    site_key,
+)
 from redis_infra.conf.site import username_field
 from redis_infra.connection.options import ConnectionOptions
 from redis_infra.exceptions import SettingsError
@@ -39,7 +47,7 @@ def test_the_defaults_are_those_of_the_contract():
     assert throttle().policies == {}
     assert (throttle().routes, throttle().trusted_proxies) == ((), ())
     assert (throttle().on_outage, throttle().hosts, throttle().headers) == ("host", 1, True)
-    assert (throttle().timeout, throttle().response) == (0.1, None)
+    assert (throttle().timeout, throttle().response, throttle().ipv6_prefix) == (0.1, None, 64)
     assert (throttle().url, throttle().alias) == (None, None)
 
 
@@ -61,6 +69,10 @@ def test_rates_are_laid_over_the_default_ones():
         ("TRUSTED_PROXIES", "10.0.0.0/8, UNIX,", (IPv4Network("10.0.0.0/8"), "unix")),
         ("TRUSTED_PROXIES", ("::1", "::1"), (IPv6Network("::1/128"),)),
         ("ON_OUTAGE", "deny", "deny"),
+        ("IPV6_PREFIX", 56, 56),
+        ("IPV6_PREFIX", "48", 48),
+        ("IPV6_PREFIX", 32, 32),
+        ("IPV6_PREFIX", 128, 128),
         ("HOSTS", "4", 4),
         ("HEADERS", False, False),
         ("HEADERS", "legacy", "legacy"),
@@ -107,10 +119,16 @@ def test_policies_are_kept_as_they_are_written():
         ("TRUSTED_PROXIES", 3, "a int is not a list of addresses"),
         ("ON_OUTAGE", "local", "'local' is not a choice"),
         ("ON_OUTAGE", "alow", "did you mean 'allow'"),
+        ("IPV6_PREFIX", 31, "31 is not the length of a prefix; write one from 32 to 128"),
+        ("IPV6_PREFIX", 129, "129 is not the length of a prefix"),
+        ("IPV6_PREFIX", True, "True is not the length of a prefix"),
+        ("IPV6_PREFIX", "/64", "'/64' is not the length of a prefix"),
         ("HOSTS", 0, "0 is not a whole number above zero"),
         ("HEADERS", "yes", "write True, False or 'legacy'"),
         ("HEADERS", 1, "1 is not a choice"),
         ("TIMEOUT", 0, "leaves no time"),
+        ("TIMEOUT", "soon", "'soon' is not a duration"),
+        ("TIMEOUT", None, "None is not a duration"),
         ("URL", "limits:6379", "not a URL of a known scheme"),
         ("ALIAS", 5, "5 is not the name of a cache alias"),
         ("RESPONSE", "too_many", "'too_many' is neither a callable's dotted path nor a template's name"),
@@ -167,6 +185,18 @@ def test_get_settings_has_them_and_returns_one_object():
     with override_settings(REDIS_INFRA={"THROTTLE": {"HOSTS": 3}}):
         assert get_settings().throttle.hosts == 3
         assert get_settings().throttle is get_settings().throttle
+
+
+def test_the_prefix_is_that_of_the_settings_as_they_are_now():
+    assert ipv6_prefix() == 64
+    with override_settings(REDIS_INFRA={"THROTTLE": {"IPV6_PREFIX": 56}}):
+        assert ipv6_prefix() == 56
+        with override_settings(REDIS_INFRA={}):
+            assert ipv6_prefix() == 64
+        assert ipv6_prefix() == 56
+    with override_settings(REDIS_INFRA={"THROTTLE": {"IPV6_PREFIX": 5}}), pytest.raises(SettingsError):
+        ipv6_prefix()
+    assert ipv6_prefix() == 64
 
 
 # --- where limits find Redis ----------------------------------------------------------------------------
@@ -282,6 +312,7 @@ def test_without_a_secret_there_is_no_site_key(secret):
         ({"NUM_PROXIES": None}, None),
         ({"NUM_PROXIES": True}, None),
         ({"NUM_PROXIES": "2"}, None),
+        ({"NUM_PROXIES": -1}, None),
         ({}, None),
         (None, None),
     ],
