@@ -18,8 +18,22 @@ from redis_infra.throttling.plans import Plan
 from redis_infra.throttling.policies import Policy
 from redis_infra.throttling.rates import MOST
 
-__all__ = ["Book", "Charge", "acharge", "arefund", "book_of", "charge", "plan_of", "refund"]
+__all__ = [
+    "LOGINS",
+    "Book",
+    "Charge",
+    "acharge",
+    "arefund",
+    "book_of",
+    "charge",
+    "decision_of",
+    "is_for_logins",
+    "plan_of",
+    "refund",
+]
 
+LOGINS: Final = "auth"
+"""The policy that is for logins whatever it says."""
 _ATTRIBUTE: Final = "_throttle_book"
 
 
@@ -30,19 +44,20 @@ class Charge:
     decision: Decision
     plan: Plan
     limiter: RateLimiter
-    told: bool = True
-    """Whether the response tells of it."""
 
 
 class Book:
     """What one request was charged so far. Belongs to whoever serves the request: one thread or task."""
 
-    __slots__ = ("charges", "needs_step_up", "refunded")
+    __slots__ = ("aside", "charges", "refunded", "spent")
 
     def __init__(self) -> None:
         self.charges: list[Charge] = []
         self.refunded: list[Charge] = []
-        self.needs_step_up = False
+        self.spent: list[Charge] = []
+        """What paid for logins that failed: a charge once for each of them."""
+        self.aside: list[Charge] = []
+        """Denials with which the request goes on, to prove more than it has to otherwise."""
 
     @property
     def told(self) -> list[Charge]:
@@ -51,8 +66,8 @@ class Book:
         Of each policy the last.
         """
         if len(self.charges) == 1:  # as nearly always
-            return [each for each in self.charges if each.told]
-        last = {(each.plan.name, each.plan.policy.limits): each for each in self.charges if each.told}
+            return self.charges
+        last = {(each.plan.name, each.plan.policy.limits): each for each in self.charges}
         return sorted(last.values(), key=_tightness)
 
     @property
@@ -63,6 +78,9 @@ class Book:
 
     def standing(self, policy: Policy, cost: int) -> tuple[Decision | None, int]:
         """Return what was decided by this policy already, and what is left to pay of ``cost``."""
+        for each in self.aside:
+            if _are_same(each.plan.policy, policy):
+                return each.decision, 0
         decisions = [each.decision for each in self.charges if _are_same(each.plan.policy, policy)]
         if not decisions:
             return None, cost
@@ -71,18 +89,35 @@ class Book:
 
     def step_up(self, denial: Decision) -> None:
         """Set a denial aside: the request goes on, to prove more than it has to otherwise."""
+        self.aside += [each for each in self.charges if each.decision is denial]
         self.charges = [each for each in self.charges if each.decision is not denial]
-        self.needs_step_up = True
+
+    def spend(self, plan: Plan) -> Charge | None:
+        """Return the charge that paid for one more login that fails, None if all of them are used up."""
+        for each in self.charges:
+            is_left = each.decision.allowed and self.spent.count(each) < each.decision.cost
+            if each.plan is plan and is_left and each not in self.refunded:
+                self.spent.append(each)
+                return each
+        return None
 
     def refundable(self, name: str | None = None) -> list[Charge]:
-        """Return what may be given back, each once: of the policy ``name``, or of all that refund at all."""
+        """Return what may be given back, each once: of the policy ``name``, or of all that refund at all.
+
+        What paid for a login that failed is given back only by name: the view knows why.
+        """
         found = [
             each
             for each in self.charges
-            if each.decision.allowed and each not in self.refunded and _is_meant(each.plan.policy, name)
+            if each.decision.allowed and each not in self.refunded and self._is_meant(each, name)
         ]
         self.refunded += found
         return found
+
+    def _is_meant(self, each: Charge, name: str | None) -> bool:
+        if name is None:
+            return each.plan.policy.refund_on is not None and each not in self.spent
+        return each.plan.name == name
 
 
 def _are_same(one: Policy, other: Policy) -> bool:
@@ -90,8 +125,9 @@ def _are_same(one: Policy, other: Policy) -> bool:
     return one is other or (one.name == other.name and one.limits == other.limits)
 
 
-def _is_meant(policy: Policy, name: str | None) -> bool:
-    return policy.refund_on is not None if name is None else policy.name == name
+def is_for_logins(policy: Policy) -> bool:
+    """Return whether a policy pays for guesses at passwords."""
+    return policy.refund_on == "success" or policy.name == LOGINS
 
 
 def _tightness(each: Charge) -> tuple[bool, int]:
@@ -109,6 +145,15 @@ def book_of(request: Any) -> Book:
     return book
 
 
+def decision_of(request: Any) -> Decision | None:
+    """Return ``request.throttle_decision``, of Django's requests and DRF's; None if nothing was decided.
+
+    Of several decisions it is the one that matters to the client.
+    """
+    found = getattr(getattr(request, "_request", request), "throttle_decision", None)
+    return found if isinstance(found, Decision) else None
+
+
 def plan_of(decision: Decision) -> Plan | None:
     """Return the plan by which was decided."""
     return decision.terms if isinstance(decision.terms, Plan) else None
@@ -117,7 +162,7 @@ def plan_of(decision: Decision) -> Plan | None:
 # --- charging -------------------------------------------------------------------------------------------
 
 
-def charge(request: Any, limiter: RateLimiter, plan: Plan, cost: int = 1, *, told: bool = True) -> Decision:
+def charge(request: Any, limiter: RateLimiter, plan: Plan, cost: int = 1) -> Decision:
     """Charge a request by a plan of ``limiter``, and set ``request.throttle_decision``.
 
     A policy is charged once: who asks second pays what his ``cost`` is above what was paid, and otherwise
@@ -127,19 +172,17 @@ def charge(request: Any, limiter: RateLimiter, plan: Plan, cost: int = 1, *, tol
     if known is not None and not owed:
         return known
     decision = limiter.decide(plan, plan.tags(plan.policy.identities(request)), owed)
-    return _enter(request, Charge(decision, plan, limiter, told))
+    return _enter(request, Charge(decision, plan, limiter))
 
 
-async def acharge(
-    request: Any, limiter: RateLimiter, plan: Plan, cost: int = 1, *, told: bool = True
-) -> Decision:
+async def acharge(request: Any, limiter: RateLimiter, plan: Plan, cost: int = 1) -> Decision:
     """:func:`charge` in the running event loop."""
     known, owed = book_of(request).standing(plan.policy, cost)
     if known is not None and not owed:
         return known
     await _load(request, plan)
     decision = await limiter.adecide(plan, plan.tags(plan.policy.identities(request)), owed)
-    return _enter(request, Charge(decision, plan, limiter, told))
+    return _enter(request, Charge(decision, plan, limiter))
 
 
 def _enter(request: Any, made: Charge) -> Decision:
@@ -173,6 +216,8 @@ def refund(request: Any, policy: str | None = None) -> None:
     """Give back what a request was charged: by policies with ``refund_on``, or by the one that is named.
 
     Once each; what was denied was not charged. For what is only known by the view: a token that was right.
+    Of a request in which Django saw a login fail (``user_login_failed``) that charge is given back only by
+    name: a batch must not guess for free by being right once.
     """
     for each in book_of(request).refundable(policy):
         each.limiter.refund(each.decision)

@@ -30,12 +30,19 @@ from rest_framework.settings import api_settings
 from redis_infra.exceptions import SettingsError
 from redis_infra.throttling import auth, drf_history
 from redis_infra.throttling.addresses import UNKNOWN, client_ip, network_of
-from redis_infra.throttling.charges import arefund, refund
+from redis_infra.throttling.charges import arefund, decision_of, is_for_logins, refund
 from redis_infra.throttling.decisions import Decision
 from redis_infra.throttling.drf_limiters import GROUP, site_limiters
 from redis_infra.throttling.drf_policies import AsyncPolicyThrottle, PolicyThrottle
 from redis_infra.throttling.drf_rates import LiveRates, PolicyRate, policy_of_rate, rate_of_scope
-from redis_infra.throttling.drf_responses import RefundOnSuccess, ServiceUnavailable, enter
+from redis_infra.throttling.drf_responses import (
+    RefundOnSuccess,
+    ServiceUnavailable,
+    can_carry_guess,
+    enter,
+    keep_out_of_caches,
+    paid_before,
+)
 from redis_infra.throttling.limiter import RateLimiter
 from redis_infra.throttling.plans import Identity, Plan
 from redis_infra.throttling.policies import Policy, make_policy
@@ -63,6 +70,7 @@ __all__ = [
     "UploadRateThrottle",
     "UserRateThrottle",
     "arefund",
+    "decision_of",
     "refund",
 ]
 
@@ -79,6 +87,8 @@ class _Ready:
     """Whether ``get_cache_key`` says who it is; otherwise the keys of the policy do."""
     hooked: bool
     """Whether ``throttle_success`` is the site's own, and says what is counted."""
+    shared: bool
+    """Whether the logs are those of the policy everywhere, so that route and decorator may have charged."""
 
 
 class SimpleRateThrottle(stock.SimpleRateThrottle):
@@ -174,6 +184,8 @@ class SimpleRateThrottle(stock.SimpleRateThrottle):
         ready = self._ready()
         if ready is None:
             return self._allow_by_history()
+        if ready.shared and self._is_decided(ready, request, view):
+            return self._answer(view)
         identity = self._identity(ready, request)
         if ready.hooked:
             return _driven(self._follow(ready, request, view), ready, identity)
@@ -190,9 +202,24 @@ class SimpleRateThrottle(stock.SimpleRateThrottle):
     def _identity(self, ready: _Ready, request: Any) -> Identity:
         return str(self.key) if ready.by_key else ready.plan.policy.identities(request)
 
+    def _is_decided(self, ready: _Ready, request: Any, view: Any) -> bool:
+        """Return whether somebody else has asked for this request already, and take the answer."""
+        known, owed, _ = paid_before(request, ready.plan, 1, view, type(self))
+        if known is None or owed is not None:
+            return False
+        self._remember(known)
+        return True
+
+    def _answer(self, view: Any) -> bool:
+        if self.decision:
+            return True
+        keep_out_of_caches(view)
+        return self.throttle_failure()
+
     def _settle(self, decision: Decision, ready: _Ready, request: Any, view: Any) -> bool:
         self._remember(decision)
-        return enter(decision, ready.plan, ready.limiter, request, view) or self.throttle_failure()
+        passes = enter(decision, ready.plan, ready.limiter, request, view, self.__class__)
+        return passes or self.throttle_failure()
 
     def _remember(self, decision: Decision) -> None:
         self.decision = decision
@@ -240,11 +267,13 @@ class SimpleRateThrottle(stock.SimpleRateThrottle):
             policy, by_key = rate.policy, type(self).get_cache_key not in _SAID_BY_POLICIES
         else:
             policy = policy_of_rate(limiter, self._name, self._whole_rate())
-        if policy.refund_on:
-            auth.connect()
-        plan = limiter.plan(dataclasses.replace(policy, group=GROUP))
         hooked = type(self).throttle_success is not SimpleRateThrottle.throttle_success
-        return _Ready(limiter, plan, by_key, hooked)
+        if not (policy.refund_on or is_for_logins(policy)):
+            plan = limiter.plan(dataclasses.replace(policy, group=GROUP))
+            return _Ready(limiter, plan, by_key, hooked, shared=False)
+        # Guesses are counted once, whoever asks, and clearing a cache must not give an attacker new ones.
+        auth.connect()
+        return _Ready(limiter, limiter.plan(policy), by_key, hooked, shared=not by_key)
 
     @property
     def _name(self) -> str:
@@ -276,6 +305,8 @@ class AsyncSimpleRateThrottle(SimpleRateThrottle):
         ready = self._ready()
         if ready is None:
             return await sync_to_async(self._allow_by_history)()
+        if ready.shared and self._is_decided(ready, request, view):
+            return self._answer(view)
         identity = self._identity(ready, request)
         if ready.hooked:
             return await _adriven(self._follow(ready, request, view), ready, identity)
@@ -359,11 +390,16 @@ class SearchRateThrottle(UserRateThrottle):
 class AuthRateThrottle(SimpleRateThrottle):
     """Logins, by the policy ``auth``: 5 in 15 minutes for a network and an account, and two more limits.
 
-    Responses tell ``Retry-After`` and nothing else. With :class:`RefundOnSuccess` on the view, who knew the
-    password gets back what he paid. A rate in DEFAULT_THROTTLE_RATES is for each network, and is all.
+    Counts together with routes and decorators of that policy, and once with them. What cannot be a guess is
+    not counted: a method that the view does not have, and a GET that carries nothing. Responses tell
+    ``Retry-After`` and nothing else. With :class:`RefundOnSuccess` on the view, who knew the password gets
+    back what he paid. A rate in DEFAULT_THROTTLE_RATES is for each network, and is all.
     """
 
     scope = "auth"
+
+    def _is_for(self, request: Any, view: Any) -> bool:
+        return can_carry_guess(request, view) and super()._is_for(request, view)
 
     def get_cache_key(self, request: Any, view: Any) -> str | None:
         return self.cache_format % {"scope": self.scope, "ident": self.get_ident(request)}

@@ -15,7 +15,7 @@ from redis_infra.throttling.charges import book_of
 from redis_infra.throttling.decisions import Decision
 from redis_infra.throttling.drf_limiters import Limiters, site_limiters
 from redis_infra.throttling.drf_rates import policy_named, written_rates
-from redis_infra.throttling.drf_responses import enter, paid_before
+from redis_infra.throttling.drf_responses import enter, keep_out_of_caches, paid_before
 from redis_infra.throttling.joint import JointPlan
 from redis_infra.throttling.limiter import RateLimiter
 from redis_infra.throttling.plans import Plan
@@ -76,15 +76,19 @@ class PolicyThrottle(BaseThrottle):
             return asked
         limiter, plan, cost = asked
         self.decision = limiter.decide(plan, plan.tags(plan.policy.identities(request)), cost)
-        return enter(self.decision, plan, limiter, request, view)
+        return enter(self.decision, plan, limiter, request, view, self.__class__)
 
     def wait(self) -> float | None:
         """Return the seconds after which the request fits, to the millisecond; None if it never does."""
         return None if self.decision is None else self.decision.retry_after
 
     def policy_for(self, view: Any, method: str) -> Policy | None:
-        """Return what holds for a method of a view, for people to read; None if nothing does."""
-        plan = self._plan(_chosen(self.get_policies(None, view), view, method), site_limiters())
+        """Return what holds for a method of a view, for people to read; None if nothing does.
+
+        Raises whatever ``get_policies`` of the site's own does, as there may be no request.
+        """
+        request = getattr(view, "request", None)
+        plan = self._plan(_chosen(self.get_policies(request, view), view, method), site_limiters())
         return None if plan is None else plan.policy
 
     def _question(self, request: Any, view: Any) -> tuple[RateLimiter, Plan, int] | bool:
@@ -102,9 +106,12 @@ class PolicyThrottle(BaseThrottle):
         if type(cost) is not int or cost != 1:
             _whole(cost, self)
         if book_of(request).charges:
-            self.decision, plan, cost = paid_before(request, plan, cost)
+            self.decision, plan, cost = paid_before(request, plan, cost, view, type(self))
             if plan is None:
-                return self.decision is None or self.decision.allowed
+                if self.decision:
+                    return True
+                keep_out_of_caches(view)
+                return False
         return limiters.site, plan, cost
 
     @staticmethod
@@ -127,7 +134,7 @@ class AsyncPolicyThrottle(PolicyThrottle):
             return asked
         limiter, plan, cost = asked
         self.decision = await limiter.adecide(plan, plan.tags(plan.policy.identities(request)), cost)
-        return enter(self.decision, plan, limiter, request, view)
+        return enter(self.decision, plan, limiter, request, view, self.__class__)
 
 
 @cache

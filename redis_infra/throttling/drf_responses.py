@@ -6,7 +6,7 @@ Knows the book of a request and the headers of a view, and nothing of how was de
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rest_framework.exceptions import APIException
 from rest_framework.status import HTTP_503_SERVICE_UNAVAILABLE, is_success
@@ -18,7 +18,18 @@ from redis_infra.throttling.joint import JointPlan
 from redis_infra.throttling.limiter import RateLimiter
 from redis_infra.throttling.plans import Plan
 
-__all__ = ["RefundOnSuccess", "ServiceUnavailable", "ViewCharge", "enter", "paid_before"]
+__all__ = [
+    "RefundOnSuccess",
+    "ServiceUnavailable",
+    "ViewCharge",
+    "can_carry_guess",
+    "enter",
+    "keep_out_of_caches",
+    "paid_before",
+]
+
+_SAFE: Final = ("GET", "HEAD", "OPTIONS", "TRACE")
+_CARRIERS: Final = ("HTTP_AUTHORIZATION", "QUERY_STRING", "HTTP_TRANSFER_ENCODING")
 
 
 class ServiceUnavailable(APIException):
@@ -39,19 +50,27 @@ class ViewCharge(Charge):
     """A decision of a throttle, for one call of a view."""
 
     view: Any = None
+    by: type | None = None
+    """The class of the throttle."""
+
+    def is_for(self, view: Any, by: type) -> bool:
+        """Whether a throttle of another class has asked about this call, on the logs that all share."""
+        return self.view is view and self.by is not by and not self.plan.policy.group
 
 
-def enter(decision: Decision, plan: Plan, limiter: RateLimiter, request: Any, view: Any) -> bool:
+def enter(decision: Decision, plan: Plan, limiter: RateLimiter, request: Any, view: Any, by: type) -> bool:
     """Put a decision into the request's book, let the view's response tell of it, and return what it says.
 
     Raises:
         ServiceUnavailable: nobody could be asked, and that is a no.
     """
-    if not decision.allowed and decision.unavailable:
-        raise ServiceUnavailable(decision)
+    if not decision.allowed:
+        keep_out_of_caches(view)
+        if decision.unavailable:
+            raise ServiceUnavailable(decision)
     django_request = getattr(request, "_request", request)
     book = book_of(django_request)
-    book.charges.append(ViewCharge(decision, plan, limiter, True, view))
+    book.charges.append(ViewCharge(decision, plan, limiter, view, by))
     headers = getattr(view, "headers", None)
     if len(book.charges) == 1:
         django_request.throttle_decision = decision
@@ -65,6 +84,31 @@ def enter(decision: Decision, plan: Plan, limiter: RateLimiter, request: Any, vi
     if isinstance(headers, dict):
         headers.update(_headers(shown))
     return decision.allowed
+
+
+def keep_out_of_caches(view: Any) -> None:
+    """Have the response to who is turned away say what Django's own says, before the throttle raises."""
+    headers = getattr(view, "headers", None)
+    if isinstance(headers, dict):
+        headers.setdefault("Cache-Control", "no-store")
+
+
+def can_carry_guess(request: Any, view: Any) -> bool:
+    """Return whether a request could try a password or a token, wherever the view looks for one.
+
+    By what arrived, and not by whether a login was seen to fail: a view may compare codes by itself. A view
+    that is asked by a method that it does not have runs nothing.
+    """
+    method = request.method or "GET"
+    served = getattr(view, "allowed_methods", ())
+    # APIView itself answers OPTIONS and no more: it stands in for a view where a throttle is asked by hand.
+    if method not in served and list(served) not in ([], ["OPTIONS"]):
+        return False
+    if method not in _SAFE:
+        return True
+    meta = request.META
+    has_body = meta.get("CONTENT_LENGTH") not in (None, "", "0")
+    return has_body or bool(getattr(view, "kwargs", None)) or any(meta.get(name) for name in _CARRIERS)
 
 
 def _of_view(book: Book, view: Any) -> list[Charge]:
@@ -95,10 +139,19 @@ def _headers(shown: list[Charge]) -> dict[str, str]:
     return found
 
 
-def paid_before(request: Any, plan: Plan, cost: int) -> tuple[Decision | None, Plan | None, int]:
-    """Return what middleware or decorators decided by a plan's policies, and what is left to be asked."""
+def paid_before(
+    request: Any, plan: Plan, cost: int, view: Any, by: type
+) -> tuple[Decision | None, Plan | None, int]:
+    """Return what others decided by a plan's policies, and what is left to be asked.
+
+    Others are middleware, decorators, and throttles of this view of another class than ``by``.
+    """
     before = Book()
-    before.charges = [each for each in book_of(request).charges if not isinstance(each, ViewCharge)]
+    book = book_of(request)
+    before.charges = [
+        each for each in book.charges if not isinstance(each, ViewCharge) or each.is_for(view, by)
+    ]
+    before.aside = book.aside
     known: Decision | None = None
     owed: list[Plan] = []
     most = 0

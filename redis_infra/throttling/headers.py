@@ -19,8 +19,14 @@ def retry_after_seconds(decision: Decision) -> int | None:
     """Return what ``Retry-After`` says: whole seconds, rounded up, one at least; None if it is no use."""
     if decision.allowed:
         return None
-    wait = decision.retry_after
-    return None if wait is None else max(1, math.ceil(wait))
+    wait, tightest = decision.retry_after, decision.tightest
+    if wait is None:
+        return None
+    # A stamp is the end of its millisecond, so that the wait may be one more than the window. The response
+    # takes that long, and rounded up it would be a second.
+    if tightest is not None and wait == tightest.rate.window + 0.001:
+        wait = tightest.rate.window
+    return max(1, math.ceil(wait))
 
 
 def headers_for(

@@ -3,6 +3,9 @@
 What DRF's throttles never see is limited too: DRF authenticates first, so requests with a wrong token end
 as a 401 before they are counted. Sync and async; under ASGI without a thread.
 
+A route locks nobody out of his account: what only a login's limit for the account denies goes on to the view,
+which asks :func:`~redis_infra.throttling.auth.needs_step_up`.
+
 Reads ``REDIS_INFRA["THROTTLE"]["ROUTES"]``; :mod:`redis_infra.throttling.routes` says how they are written.
 """
 
@@ -114,11 +117,17 @@ class ThrottleMiddleware:
         """Return None if the request may go on, else the response."""
         if plan is None:
             return None
-        decision = charge(request, self._table.limiter, plan)
+        limiter = self._table.limiter
+        decision = charge(request, limiter, plan)
+        if not decision and auth.lets_by(request, decision):
+            decision = charge(request, limiter, auth.without_accounts(plan))
         return None if decision else refuse(request, decision, self._table.respond)
 
     async def _aenter(self, request: Any, plan: Plan | None) -> HttpResponse | None:
         if plan is None:
             return None
-        decision = await acharge(request, self._table.limiter, plan)
+        limiter = self._table.limiter
+        decision = await acharge(request, limiter, plan)
+        if not decision and auth.lets_by(request, decision):
+            decision = await acharge(request, limiter, auth.without_accounts(plan))
         return None if decision else refuse(request, decision, self._table.respond)

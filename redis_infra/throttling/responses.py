@@ -195,7 +195,11 @@ def _is_success(response: Any) -> bool:
 
 def _refunds_by_status(book: Book) -> Iterable[str]:
     # "success" is not among them: the page of a login that failed is a 200 (django.contrib.auth's is).
-    return [each.plan.name for each in book.charges if each.plan.policy.refund_on == "2xx"]
+    return [
+        each.plan.name
+        for each in book.charges
+        if each.plan.policy.refund_on == "2xx" and each not in book.spent
+    ]
 
 
 def _tell(book: Book, response: Any) -> None:

@@ -8,8 +8,9 @@
     "view:shop:checkout": "checkout"  # what reverse() takes, wherever the URLconf puts it
     "/health/": None                  # exempt
 
-The first that matches decides. Paths are ``request.path_info``: without the script's prefix, decoded, as
-Django's resolver sees them. Knows nothing of limits or responses.
+A path is taken with a format suffix of Django REST framework too, ``/search.json``; by a regular expression
+only if that says so. The first that matches decides. Paths are ``request.path_info``: without the script's
+prefix, decoded, as Django's resolver sees them. Knows nothing of limits or responses.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ from redis_infra.throttling.rates import Rate
 __all__ = ["Route", "check_views", "find_route", "parse_methods", "parse_routes", "view_name_of"]
 
 _WHERE: Final = "REDIS_INFRA['THROTTLE']['ROUTES']"
+_METHODS: Final = frozenset(
+    # RFC 9110, PATCH, QUERY; and WebDAV, which few serve.
+    "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT QUERY "
+    "PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH".split()
+)
+_SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]+/?")
+"""What DRF's routers and ``format_suffix_patterns`` let follow a path."""
 _SPELLING: Final = re.compile(r"(?:([A-Za-z]+(?:,[A-Za-z]+)*)\s+)?(\S.*)", re.DOTALL)
 _FORMS: Final = (
     "write '/prefix/', '=/exactly/this', '^/a/regular/(expression|one)' or 'view:app:name', "
@@ -63,9 +71,13 @@ class Route:
         if self.regex is not None:
             return self.regex.search(path) is not None
         if target[0] == "=":
-            return path == target[1:]
+            return path == target[1:] or _is_suffixed(path, target[1:])
         # "/login/" is meant to be "/login" too, where a pattern makes the slash optional.
-        return path.startswith(target) or (target[-1] == "/" and path == target[:-1])
+        return (
+            path.startswith(target)
+            or (target[-1] == "/" and path == target[:-1])
+            or _is_suffixed(path, target)
+        )
 
     def covers(self, later: Route) -> bool:
         """Return whether every request for ``later`` would have been for this one, as far as can be told."""
@@ -73,8 +85,21 @@ class Route:
             return False
         if self.target == later.target:
             return True
-        plain = self.target[0] == "/" and later.target[0] in "/="
-        return plain and later.target.removeprefix("=").startswith(self.target)
+        if self.target[0] not in "/=":
+            return False
+        if later.target[0] == "=":
+            return self.leads(later.target[1:])
+        return self.target[0] == "/" and later.target.startswith(self.target)
+
+
+def _is_suffixed(path: str, target: str) -> bool:
+    """Return whether a path is a target and a format suffix: ``/things.json``, ``/things/.json``."""
+    if "." not in path[path.rfind("/", 0, -1) :]:
+        return False  # as nearly always
+    stem = target.removesuffix("/")
+    if not path.startswith(stem):
+        return False
+    return any(_SUFFIX.fullmatch(path, len(each)) for each in {stem, target} if path.startswith(each))
 
 
 def find_route(
@@ -190,13 +215,14 @@ def parse_methods(methods: str | Iterable[str]) -> frozenset[str]:
     """Return the methods of ``"GET,POST"`` or ``["GET", "POST"]``; ``GET`` has ``HEAD`` with it.
 
     Raises:
-        SettingsError: there is none, or one is not a word.
+        SettingsError: there is none, or one is none that HTTP has.
     """
     parts = methods.split(",") if isinstance(methods, str) else methods
     found = {str(part).strip().upper() for part in parts}
-    wrong = [part for part in found if not re.fullmatch(r"[A-Z]+", part)]
-    if wrong or not found:
+    if not found or not all(re.fullmatch(r"[A-Z]+", each) for each in found):
         raise SettingsError(f"{methods!r} is not a list of methods; write such as ['GET', 'POST']")
+    for unknown in sorted(found - _METHODS):
+        raise SettingsError(f"{unknown!r} is not a method of HTTP{did_you_mean(unknown, _METHODS)}")
     return frozenset(found | {"HEAD"}) if "GET" in found else frozenset(found)
 
 

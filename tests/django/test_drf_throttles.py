@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from adrf.views import APIView as AsyncAPIView
@@ -14,16 +16,21 @@ from django.contrib.auth.signals import user_logged_in
 from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import path
+from django.utils.decorators import method_decorator
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import extend_schema
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.authtoken import views as authtoken
 from rest_framework.response import Response
 from rest_framework.test import APIRequestFactory, force_authenticate
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from redis_infra.throttling import drf, drf_responses
-from redis_infra.throttling.charges import charge
+from redis_infra.throttling.charges import acharge, charge
+from redis_infra.throttling.decorators import ratelimit
 from redis_infra.throttling.limiter import default_limiter
+from redis_infra.throttling.middleware import ThrottleMiddleware
 
 OURS = "redis_infra.cache.RedisCache"
 REFUSED = "redis://127.0.0.1:1/0"
@@ -167,8 +174,8 @@ def test_logins_for_one_account_are_limited_from_wherever(site):
 def test_logins_without_an_account_are_limited_by_address(site):
     site()
     view = view_with(drf.AuthRateThrottle, answer=401)
-    assert statuses(view, 6) == [401] * 5 + [429]
-    assert statuses(view, 1, None, "198.51.100.1") == [401]
+    assert statuses(view, 6, data={}) == [401] * 5 + [429]
+    assert statuses(view, 1, None, "198.51.100.1", {}) == [401]
 
 
 def test_a_rate_of_drfs_settings_for_logins_is_all_and_as_silent(site_at, settings):
@@ -217,6 +224,239 @@ def test_a_login_of_djangos_is_given_back_by_its_signal(site):
 def test_without_a_refund_success_counts_too(site):
     site()
     assert login(view_with(drf.AuthRateThrottle), "bob", 6) == [200] * 5 + [429]
+
+
+# --- logins are counted once, whoever asks --------------------------------------------------------------
+
+
+def remaining(username="bob", ip="203.0.113.7"):
+    """Return what is left of ``auth``: for address and account, for the address, for the account."""
+    limits = default_limiter().peek("auth", {"ip": ip, "username": username}).limits
+    return [each.remaining for each in limits]
+
+
+LOGIN_THROTTLES = [
+    (drf.AuthRateThrottle, {}),
+    (drf.ScopedRateThrottle, {"throttle_scope": "auth"}),
+    (drf.PolicyThrottle.of("auth"), {}),
+]
+
+
+@pytest.mark.parametrize(("throttle", "attributes"), LOGIN_THROTTLES)
+def test_every_way_to_limit_logins_has_the_logs_of_the_policy(site, throttle, attributes):
+    site()
+    login(view_with(throttle, **attributes), "bob", 3)
+    assert remaining() == [2, 17, 27]
+    assert login(view_with(drf.AuthRateThrottle), "bob", 3) == [200, 200, 429]
+
+
+@pytest.mark.parametrize(("throttle", "attributes"), LOGIN_THROTTLES)
+@pytest.mark.parametrize("decorated", ["dispatch", "post"])
+def test_a_login_that_a_decorator_limits_too_is_charged_once(site, throttle, attributes, decorated):
+    """Five attempts, neither ten nor two."""
+    site()
+    plain = view_with(throttle, **attributes).view_class
+    limited = method_decorator(ratelimit("auth", methods=["POST"]), name=decorated)
+    assert login(limited(plain).as_view(), "bob", 6) == [200] * 5 + [429]
+    assert remaining() == [0, 15, 25]
+
+
+@pytest.mark.parametrize(("throttle", "attributes"), LOGIN_THROTTLES)
+def test_a_login_that_a_route_limits_too_is_charged_once(site, throttle, attributes):
+    site(ROUTES=[("POST /", "auth")])
+    middleware = ThrottleMiddleware(view_with(throttle, **attributes))
+
+    def attempt():
+        request = request_of(data={"username": "bob"})
+        request._dont_enforce_csrf_checks = True
+        return middleware(request).status_code
+
+    assert [attempt() for _ in range(6)] == [200] * 5 + [429]
+    assert remaining() == [0, 15, 25]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 2), (2, 0), (0, 1), (1, 2)])
+def test_a_login_that_two_throttles_of_a_view_limit_is_charged_once(site, first, second):
+    site()
+    (one, said), (other, more) = LOGIN_THROTTLES[first], LOGIN_THROTTLES[second]
+    assert login(view_with(one, other, **said, **more), "bob", 6) == [200] * 5 + [429]
+    assert remaining() == [0, 15, 25]
+
+
+def test_a_drop_in_and_a_policy_of_one_name_count_each_in_its_own_logs(site):
+    """Clearing the cache forgets what one of them has counted."""
+    site()
+    view = view_with(drf.UploadRateThrottle, drf.PolicyThrottle.of("upload"))
+    assert statuses(view, 5) == [200] * 5
+    cache.clear()
+    assert statuses(view_with(drf.UploadRateThrottle), 1) == [200]
+    assert statuses(view_with(drf.PolicyThrottle.of("upload")), 1) == [429]
+
+
+def test_a_coroutines_login_that_something_limits_already_is_charged_once(site):
+    site()
+    limiter = default_limiter()
+    view = async_view_with(drf.AsyncAuthRateThrottle)
+
+    async def attempt():
+        request = request_of(data={"username": "bob"})
+        await acharge(request, limiter, limiter.plan("auth"))
+        return (await view(request)).status_code
+
+    async def attempts():
+        return [await attempt() for _ in range(6)]
+
+    assert asyncio.run(attempts()) == [200] * 5 + [429]
+
+
+def test_a_throttle_behind_a_route_may_insist_on_the_lock(site):
+    """The route lets the account's owner by; the view has no second factor, and says so by its throttle."""
+    site(ROUTES=[("POST /", "auth")])
+    view = ThrottleMiddleware(view_with(drf.AuthRateThrottle))
+    requests = [request_of(ip=f"198.51.100.{number}", data={"username": "bob"}) for number in range(31)]
+    response = [view(request) for request in requests][-1]
+    assert response.status_code == 429
+    assert response["Cache-Control"] == "no-store"
+
+
+def test_a_throttle_that_says_itself_who_it_is_asks_for_itself(site):
+    """What the policy's own keys were charged is no answer to that."""
+
+    class ByForm(drf.AuthRateThrottle):
+        def get_cache_key(self, request, view):
+            return request.data["form"]
+
+    site()
+    view = method_decorator(ratelimit("auth", methods=["POST"]), name="dispatch")
+    view = view(view_with(ByForm).view_class).as_view()
+    done = [ask(view, data={"username": f"user{number}", "form": "a"}).status_code for number in range(6)]
+    assert done == [200] * 5 + [429]
+
+
+@pytest.mark.parametrize(("throttle", "attributes"), LOGIN_THROTTLES)
+def test_clearing_the_cache_gives_no_guesses_back(site, throttle, attributes):
+    site()
+    view = view_with(throttle, answer=401, **attributes)
+    assert login(view, "bob", 6) == [401] * 5 + [429]
+    cache.clear()
+    asyncio.run(cache.aclear())
+    assert login(view, "bob") == [429]
+
+
+def test_clearing_the_cache_gives_nothing_back_of_whatever_is_refunded(site):
+    class Codes(drf.UserRateThrottle):
+        scope = "codes"
+
+    site(POLICIES={"codes": {"rate": "1/h", "refund_on": "2xx"}})
+    assert statuses(view_with(Codes, answer=400), 2) == [400, 429]
+    cache.clear()
+    assert statuses(view_with(Codes), 1) == [429]
+
+
+# --- what cannot be a guess -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "sent"),
+    [
+        ("get", {}),
+        ("head", {}),
+        ("options", {}),
+        ("put", {"data": {"username": "bob"}}),  # 405
+        ("delete", {"HTTP_AUTHORIZATION": "Token abc"}),  # 405
+    ],
+)
+def test_what_carries_no_guess_is_not_counted_as_one(site_at, method, sent):
+    site_at()
+    view = view_with(drf.AuthRateThrottle)
+    for _ in range(7):
+        assert view(getattr(APIRequestFactory(), method)("/", REMOTE_ADDR="203.0.113.7", **sent)) is not None
+    assert remaining("203.0.113.7") == [5, 20, 30]
+    assert login(view, "bob", 6) == [200] * 5 + [429]
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "sent", "kwargs"),
+    [
+        ("post", "/", {}, {}),
+        ("get", "/?code=1234", {}, {}),
+        ("head", "/?code=1234", {}, {}),
+        ("get", "/", {"HTTP_AUTHORIZATION": "Token abc"}, {}),
+        ("options", "/", {"HTTP_AUTHORIZATION": "Token abc"}, {}),
+        ("get", "/", {}, {"code": "1234"}),
+        ("generic", "/", {"data": b"{}", "content_type": "application/json"}, {}),
+    ],
+)
+def test_whatever_may_be_a_guess_is(site_at, method, where, sent, kwargs):
+    """A code in a link is guessed as well as a password in a form."""
+
+    class Own(BaseAuthentication):
+        def authenticate(self, request):
+            return None
+
+    site_at()
+
+    def respond(self, request, **_):
+        return Response(status=403)
+
+    view = view_with(
+        drf.AuthRateThrottle, authentication_classes=[Own], get=respond, post=respond, options=respond
+    )
+    factory = APIRequestFactory()
+    make = partial(factory.generic, "GET") if method == "generic" else getattr(factory, method)
+    done = [view(make(where, REMOTE_ADDR="203.0.113.7", **sent), **kwargs).status_code for _ in range(6)]
+    assert done == [403] * 5 + [429]
+
+
+def test_a_throttle_that_is_asked_without_a_view_counts(site_at):
+    """As tests do, and code that is no view."""
+    site_at()
+    for view in (None, {}, APIView()):
+        request = APIRequestFactory().post("/", {"username": "bob"}, REMOTE_ADDR="203.0.113.7")
+        assert drf.AuthRateThrottle().allow_request(APIView().initialize_request(request), view)
+    assert remaining() == [2, 17, 27]
+
+
+def test_a_method_that_the_view_does_not_list_is_none_that_it_has(site_at):
+    site_at()
+    view = view_with(drf.AuthRateThrottle, http_method_names=["get"])
+    assert login(view, "bob", 6) == [405] * 6
+
+
+# --- tokens ---------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """Stands in for the table of tokens, which has to be installed."""
+
+    objects: Rows
+
+    @staticmethod
+    def get_or_create(user):
+        return SimpleNamespace(key=f"token of {user}"), True
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("guard", ["throttle", "route"])
+def test_drfs_own_view_for_tokens_gives_back_to_who_knew_his_password(site, settings, monkeypatch, guard):
+    Rows.objects = Rows()
+    monkeypatch.setattr(authtoken, "Token", Rows)
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    User.objects.create_user("bob", password="right")
+    site(ROUTES=[("POST /", "auth")] if guard == "route" else [])
+    throttles = [drf.AuthRateThrottle] if guard == "throttle" else []
+
+    class Token(drf.RefundOnSuccess, authtoken.ObtainAuthToken):
+        throttle_classes = throttles
+
+    view = ThrottleMiddleware(Token.as_view())
+
+    def attempt(password):
+        return view(request_of(data={"username": "bob", "password": password})).status_code
+
+    assert [attempt("right") for _ in range(9)] == [200] * 9
+    assert [attempt("guess") for _ in range(6)] == [400] * 5 + [429]
+    assert remaining() == [0, 15, 25]
 
 
 # --- policies -------------------------------------------------------------------------------------------
@@ -484,7 +724,7 @@ def test_policies_together_tell_nothing_if_one_of_them_does_not(site_at):
 def test_what_is_not_to_be_told_is_not(site_at, throttle, options):
     site_at(**options)
     view = view_with(throttle)
-    responses = [ask(view) for _ in range(6)]
+    responses = [ask(view, data={}) for _ in range(6)]
     assert [each.status_code for each in responses] == [200] * 5 + [429]
     assert not [name for each in responses for name in each.headers if "ratelimit" in name.lower()]
     assert int(responses[5]["Retry-After"]) > 1
@@ -497,6 +737,21 @@ def test_the_decision_is_on_the_request_and_on_the_throttle(site_at):
     assert (seen[0].policy, seen[0].remaining) == ("narrow", 1)
 
 
+def test_the_decision_of_a_request_can_be_asked_for_by_a_name_with_a_type(site_at):
+    seen = []
+    site_at()
+    ask(view_with(Wide, Narrow, answer=lambda request: seen.append(drf.decision_of(request)) or 200))
+    ask(view_with(answer=lambda request: seen.append(drf.decision_of(request)) or 200))
+    assert (seen[0].policy, seen[0].remaining, seen[1]) == ("narrow", 1, None)
+
+
+@pytest.mark.parametrize("throttle", [drf.UploadRateThrottle, drf.PolicyThrottle.of("upload")])
+def test_caches_are_told_not_to_keep_a_429(site, throttle):
+    site()
+    responses = [ask(view_with(throttle)) for _ in range(6)]
+    assert [each.get("Cache-Control") for each in responses] == [None] * 5 + ["no-store"]
+
+
 # --- without Redis --------------------------------------------------------------------------------------
 
 
@@ -506,6 +761,7 @@ def test_a_policy_that_denies_in_an_outage_is_a_503(site_at, throttle):
     response = ask(view_with(throttle))
     assert response.status_code == 503
     assert response["Retry-After"] == "5"
+    assert response["Cache-Control"] == "no-store"
     assert response.data["detail"].code == "service_unavailable"
 
 
@@ -553,7 +809,7 @@ class AsyncThree(drf.AsyncUserRateThrottle):
 def test_coroutines_limit_as_functions_do(site, throttle, limit):
     site(POLICIES=POLICIES)
     assert inspect.iscoroutinefunction(throttle().allow_request)
-    assert async_statuses(async_view_with(throttle), limit + 1) == [200] * limit + [429]
+    assert async_statuses(async_view_with(throttle), limit + 1, data={}) == [200] * limit + [429]
 
 
 def test_coroutines_are_limited_by_the_scope_of_their_view(site):
@@ -610,9 +866,10 @@ def test_coroutines_at_once_get_no_more_than_the_limit(site):
 def test_a_login_in_a_coroutine_is_given_back(site):
     site()
     bases = (drf.RefundOnSuccess, AsyncAPIView)
-    assert async_statuses(async_view_with(drf.AsyncAuthRateThrottle, bases=bases), 12) == [200] * 12
+    view = async_view_with(drf.AsyncAuthRateThrottle, bases=bases)
+    assert async_statuses(view, 12, data={}) == [200] * 12
     failing = async_view_with(drf.AsyncAuthRateThrottle, bases=bases, answer=401)
-    assert async_statuses(failing, 6) == [401] * 5 + [429]
+    assert async_statuses(failing, 6, data={}) == [401] * 5 + [429]
 
 
 def test_a_coroutine_does_not_hold_up_its_loop_to_give_back(site_at, monkeypatch):
@@ -622,7 +879,8 @@ def test_a_coroutine_does_not_hold_up_its_loop_to_give_back(site_at, monkeypatch
     site_at()
     monkeypatch.setattr(drf_responses, "refund", blocking)
     bases = (drf.RefundOnSuccess, AsyncAPIView)
-    assert async_statuses(async_view_with(drf.AsyncAuthRateThrottle, bases=bases), 6) == [200] * 6
+    view = async_view_with(drf.AsyncAuthRateThrottle, bases=bases)
+    assert async_statuses(view, 6, data={}) == [200] * 6
 
 
 # --- schemas --------------------------------------------------------------------------------------------
@@ -698,6 +956,38 @@ def test_a_schema_has_the_older_headers_where_they_are_sent(site_at, documented)
 def test_a_schema_has_the_503_of_policies_that_deny(site_at, documented):
     site_at(POLICIES={"search": {"rate": "30/min", "on_outage": "deny"}})
     assert set(documented(drf.SearchRateThrottle)) == {"200", "429", "503"}
+
+
+def test_a_schema_can_be_made_where_policies_go_by_the_user(site_at, documented):
+    """Nobody is logged in when it is made."""
+
+    class ByPlan(drf.PolicyThrottle):
+        def get_policies(self, request, view):
+            return request.user.organisation.plan
+
+    site_at()
+    found = documented(ByPlan)["429"]
+    assert found["description"] == "Too many requests."
+    assert set(found["headers"]) == {"Retry-After"}
+    assert documented(ByPlan, drf.UploadRateThrottle)["429"]["description"] == (
+        "Too many requests. At most 5/min."
+    )
+
+
+def test_policies_that_go_by_the_request_of_a_schema_are_in_it(site_at, documented):
+    class ByMethod(drf.PolicyThrottle):
+        def get_policies(self, request, view):
+            return "chat" if request.method == "GET" else "search"
+
+    site_at()
+    view = type("Things", (), {"request": request_of()})()
+    assert ByMethod().policy_for(view, "GET").name == "chat"
+
+
+def test_a_schema_of_a_policy_that_is_none_says_so(site_at, documented):
+    site_at()
+    with pytest.raises(ImproperlyConfigured, match="'serch' is not a policy; did you mean 'search'"):
+        documented(drf.PolicyThrottle.of("serch"))
 
 
 def test_a_schema_leaves_alone_what_the_view_says_of_its_429(site_at, documented):

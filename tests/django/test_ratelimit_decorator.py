@@ -249,6 +249,8 @@ def test_head_is_no_way_around_a_limit_for_get(asker):
         (lambda: ratelimit("two", cost=True), "cost True"),
         (lambda: ratelimit("two", methods=["P ST"]), "P ST"),
         (lambda: ratelimit("two", methods=[]), "not a list of methods"),
+        (lambda: ratelimit("two", methods="PSOT"), "'PSOT' is not a method of HTTP; did you mean 'POST'?"),
+        (lambda: ratelimit("two", methods=["GET", "PUSH"]), "'PUSH' is not a method of HTTP"),
         (lambda: ratelimit("two", response=asyncio.sleep), "not a plain function"),
         (lambda: ratelimit(rate="20/min")(lambda request: None), "name='search'"),
         (lambda: ratelimit(rate="20/min")(partial(print)), "name='search'"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -15,9 +18,13 @@ from django.shortcuts import redirect
 from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 from django.utils.decorators import method_decorator
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from redis_infra.throttling.auth import connect, needs_step_up, refund
 from redis_infra.throttling.decorators import ratelimit
+from redis_infra.throttling.drf import PolicyThrottle, RefundOnSuccess
 from redis_infra.throttling.limiter import default_limiter, forget_limiters
 
 THROTTLE = "redis_infra.throttling.middleware.ThrottleMiddleware"
@@ -66,8 +73,54 @@ async def mine(request):
     return HttpResponse(request.throttle_decision.policy)
 
 
+def batch(request):
+    """Try a list of credentials, as batch endpoints and GraphQL do, and log in whoever is right."""
+    users = [authenticate(request, **each) for each in json.loads(request.body)]
+    for user in filter(None, users):
+        login(request, user)
+    return JsonResponse({"right": sum(user is not None for user in users)})
+
+
+def two_names(request):
+    """Take an e-mail address or a name, and say that it was one attempt."""
+    sent = request.POST
+    user = authenticate(request, username=f"{sent['username']}@example.org", password=sent["password"])
+    user = user or authenticate(request, username=sent["username"], password=sent["password"])
+    if user is not None:
+        refund(request, "auth")
+    return JsonResponse({}, status=400 if user is None else 200)
+
+
+class Guarded(APIView):
+    """Who sends his password with every request."""
+
+    authentication_classes = [BasicAuthentication]
+
+    def get(self, request):
+        return Response()
+
+
+class Batch(RefundOnSuccess, APIView):
+    """A 200 whatever was right, with the mixin that takes it for a success."""
+
+    authentication_classes = []
+    throttle_classes = [PolicyThrottle.of("auth", "more")]
+
+    def post(self, request):
+        return Response([authenticate(request, **each) is not None for each in request.data])
+
+
 auth = ratelimit("auth", methods=["POST"])
 urlpatterns = [
+    path("batch/", auth(batch)),
+    path("batch/uncovered/", batch),
+    path("batch/three/", ratelimit("auth", cost=3)(batch)),
+    path("batch/drf/", Batch.as_view()),
+    path("basic/", Guarded.as_view()),
+    path("basic/routed/", Guarded.as_view()),
+    path("names/", auth(two_names)),
+    path("routed/more/", check),
+    path("routed/strict/", auth(check)),
     path("form/", method_decorator(auth, name="dispatch")(type("Form", (LoginView,), {})).as_view()),
     path("routed/", LoginView.as_view()),
     path("uncovered/", LoginView.as_view()),
@@ -108,7 +161,7 @@ def site(settings, tmp_path, redis_server):
         settings.REDIS_INFRA = {
             "URL": url,
             "STATE_DIR": str(tmp_path / "state"),
-            "THROTTLE": {"ROUTES": [("POST /routed/", "auth")], **throttle},
+            "THROTTLE": {"ROUTES": [("POST /routed/", "auth"), ("/basic/routed/", "auth")], **throttle},
         }
 
     start()
@@ -188,6 +241,16 @@ def identities(username, ip="192.0.2.1"):
 @pytest.mark.usefixtures("site")
 def test_looking_at_the_form_costs_nothing():
     assert [Client().get("/form/").status_code for _ in range(8)] == [200] * 8
+
+
+@pytest.mark.usefixtures("site")
+def test_a_form_without_its_token_costs_nothing_at_a_decorator(settings):
+    """Django answers before the view is called."""
+    settings.MIDDLEWARE = [SESSIONS, "django.middleware.csrf.CsrfViewMiddleware", USERS]
+    settings.DEBUG = True  # its page needs no template of the site's then
+    client = Client(enforce_csrf_checks=True)
+    assert [post("/api/", client=client).status_code for _ in range(7)] == [403] * 7
+    assert left("alice") == [5, 20, 30]
 
 
 @pytest.mark.usefixtures("site")
@@ -295,10 +358,159 @@ def test_an_uncovered_failure_changes_nothing_of_its_response():
 
 
 @pytest.mark.usefixtures("site")
-def test_a_failure_without_a_request_is_nobodys():
+@pytest.mark.parametrize("request_of_theirs", [None, "a task", SimpleNamespace(user=None), 7])
+def test_a_failure_without_a_request_is_nobodys(request_of_theirs):
     connect()
-    assert authenticate(None, username="alice", password="wrong") is None
+    assert authenticate(request_of_theirs, username="alice", password="wrong") is None
     assert authenticate(username="alice", password="wrong") is None
+
+
+@pytest.mark.usefixtures("site")
+def test_a_login_without_a_request_of_http_gives_nothing_back():
+    connect()
+    user_logged_in.send(sender=User, request="a task", user=User.objects.get(username="alice"))
+
+
+def test_a_policy_that_gives_back_by_status_covers_no_login(site):
+    """It says nothing of passwords."""
+    site(
+        POLICIES={"all": {"limits": "99/h", "key": "ip", "refund_on": "2xx"}},
+        ROUTES=[("/uncovered/", "all")],
+    )
+    attempts(3, "/uncovered/")
+    assert [each.remaining for each in standing("alice")] == [2, 17, 27]
+
+
+# --- each failure counts, to the name that was tried ----------------------------------------------------
+
+
+def standing(username, ip="192.0.2.1"):
+    """Return the limits of ``auth``: for address and account, for the address, for the account."""
+    return default_limiter().peek("auth", identities(username, ip)).limits
+
+
+def left(username, ip="192.0.2.1"):
+    return [each.remaining for each in standing(username, ip)]
+
+
+def basic(where, username="alice", password="wrong", ip="192.0.2.1"):
+    said = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return Client().get(where, headers={"Authorization": f"Basic {said}"}, REMOTE_ADDR=ip).status_code
+
+
+@pytest.mark.usefixtures("site")
+def test_failures_of_basic_authentication_count_for_account_and_address():
+    connect()
+    assert [basic("/basic/", name) for name in ("alice", " ALICE ", "\uff41lice")] == [401] * 3
+    assert left("alice") == [2, 17, 27]
+
+
+@pytest.mark.usefixtures("site")
+def test_the_right_password_in_every_request_counts_for_nothing():
+    connect()
+    assert [basic("/basic/", password="right") for _ in range(9)] == [200] * 9
+    assert left("alice") == [5, 20, 30]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_route_turns_guesses_by_basic_authentication_away():
+    """Guesses at one account end by what the account has, also where the route cannot read a name."""
+    assert [basic("/basic/routed/") for _ in range(6)] == [401] * 5 + [429]
+    assert left("alice")[0] == 0
+    assert left("alice")[2] == 25
+
+
+def test_a_policy_for_basic_authentication_turns_guesses_away_and_nobody_else(site):
+    """As the how-to has it: nobody logs in there, and a wrong password is never a 2xx."""
+    limits = [("5/15min", "ip+username"), ("20/15min", "ip")]
+    site(POLICIES={"basic": {"limits": limits, "refund_on": "2xx"}}, ROUTES=[("/basic/", "basic")])
+    assert [basic("/basic/", password="right") for _ in range(9)] == [200] * 9
+    assert [basic("/basic/") for _ in range(6)] == [401] * 5 + [429]
+    assert left("alice") == [0, 15, 25]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_name_in_a_field_that_no_key_knows_is_counted_when_it_fails():
+    """The form sends ``username`` under another name: what the request paid covers the address alone."""
+    connect()
+    client = Client()
+    for _ in range(3):
+        client.post("/batch/", json.dumps([{"username": "alice", "password": "x"}]), "application/json")
+    assert left("alice", "127.0.0.1") == [2, 17, 27]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_name_that_django_hides_is_nobodys():
+    connect()
+    request = RequestFactory().post("/", {"username": "alice"}, REMOTE_ADDR="192.0.2.1")
+    user_login_failed.send(sender=None, credentials={"username": 20 * "*"}, request=request)
+    assert left("alice") == [4, 19, 29]
+
+
+def tries(*names, password="wrong"):
+    return [{"username": name, "password": password} for name in names]
+
+
+def send(where, *tried):
+    return Client().post(where, json.dumps([each for part in tried for each in part]), "application/json")
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", ["/batch/", "/batch/uncovered/"])
+def test_each_failure_of_one_request_counts_for_its_own_account(where):
+    connect()
+    assert send(where, tries("alice", "bob", "alice", "alice")).json() == {"right": 0}
+    assert left("alice", "127.0.0.1") == [2, 16, 27]
+    assert left("bob", "127.0.0.1") == [4, 16, 29]
+
+
+@pytest.mark.usefixtures("site")
+def test_fifty_guesses_in_one_request_leave_none_for_the_next():
+    connect()
+    assert send("/batch/", tries(*["alice"] * 50)).status_code == 200
+    assert left("alice", "127.0.0.1")[:2] == [0, 0]
+    assert send("/batch/", tries("bob")).status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_what_an_address_has_used_up_still_counts_for_accounts():
+    """Else who has filled his address' limit guesses on where nothing turns him away, and nobody sees it."""
+    connect()
+    send("/batch/uncovered/", tries(*[f"user{number}" for number in range(20)]))
+    assert left("alice", "127.0.0.1") == [5, 0, 30]
+    send("/batch/uncovered/", tries("alice", "alice"))
+    assert left("alice", "127.0.0.1") == [3, 0, 28]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("first", [True, False])
+def test_one_right_password_gives_nothing_back_of_what_the_others_cost(first):
+    own = tries("mallory", password="right")
+    guesses = tries("alice", "alice", "alice")
+    assert send("/batch/", *((own, guesses) if first else (guesses, own))).json() == {"right": 1}
+    assert left("alice", "127.0.0.1") == [2, 17, 27]
+
+
+@pytest.mark.usefixtures("site")
+def test_what_was_paid_for_several_covers_as_many():
+    send("/batch/three/", tries("alice", "alice", "alice"))
+    assert left("alice", "127.0.0.1") == [2, 17, 27]
+
+
+def test_a_status_of_success_gives_nothing_back_where_a_login_failed(site):
+    """And policies that were asked together count each for itself."""
+    site(POLICIES={"more": {"limits": "9/h", "key": "ip", "refund_on": "success"}})
+    assert send("/batch/drf/", tries("alice", "alice"), tries("mallory", password="right")).status_code == 200
+    assert left("alice", "127.0.0.1") == [3, 18, 28]
+    assert default_limiter().peek("more", "ip:127.0.0.1").remaining == 7
+    assert send("/batch/drf/", tries("mallory", password="right")).status_code == 200
+    assert default_limiter().peek("more", "ip:127.0.0.1").remaining == 7
+
+
+@pytest.mark.usefixtures("site")
+def test_a_view_may_say_by_name_that_two_tries_were_one_attempt():
+    assert attempts(9, "/names/", password="right") == [200] * 9
+    assert attempts(3, "/names/")[0] == 400
 
 
 def test_listening_twice_is_listening_once(site):
@@ -321,6 +533,53 @@ def locked(where="/form/", username="alice"):
 def test_without_a_step_up_anybody_locks_anybody_out():
     locked()
     assert post("/form/", password="right", ip="203.0.113.9").status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_a_route_locks_nobody_out_and_goes_on_limiting_each_attacker():
+    attackers = [f"198.51.100.{number}" for number in range(10)]
+    done = {ip: attempts(6, "/routed/", ip=ip) for ip in attackers}
+    assert all(each == [200] * 5 + [429] for each in done.values())
+    assert left("alice")[2] == 0
+    assert post("/routed/", password="right", ip="203.0.113.9").status_code == 302
+    assert post("/routed/", password="right", ip=attackers[0]).status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_a_view_behind_a_route_knows_that_it_should_ask_for_more():
+    assert post("/routed/more/", password="right").status_code == 200
+    locked()
+    assert attempts(9, "/routed/more/", password="right", ip="203.0.113.9") == [200] * 9
+    assert seen == [False] + [True] * 9
+
+
+@pytest.mark.usefixtures("site")
+def test_a_decorator_behind_a_route_may_insist_on_the_lock():
+    locked()
+    assert post("/routed/strict/", password="right", ip="203.0.113.9").status_code == 429
+
+
+@pytest.mark.usefixtures("site")
+def test_async_routes_lock_nobody_out_either():
+    locked()
+    done = [
+        post("/routed/", password="right", ip="203.0.113.9", client=AsyncClient()).status_code
+        for _ in range(7)
+    ]
+    assert done == [302] * 7
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"limits": "2/h", "key": "username", "refund_on": "success"},
+        {"limits": [("2/h", "username"), ("9/h", "ip")]},
+    ],
+)
+def test_a_route_lets_by_only_logins_that_something_else_limits(site, policy):
+    """Without an address' limit, letting by would be no limit; and what is no login has no second factor."""
+    site(POLICIES={"own": policy}, ROUTES=[("POST /routed/", "own")])
+    assert attempts(3, "/routed/") == [200, 200, 429]
 
 
 @pytest.mark.usefixtures("site")

@@ -130,8 +130,9 @@ def own(own_redis):
     return own_redis()
 
 
-def request(address=ADDRESS, user=None, headers=None, **fields):
+def request(address=ADDRESS, user=None, headers=None, tenant=None, **fields):
     made = RequestFactory().post("/", fields, REMOTE_ADDR=address, headers=headers or {})
+    made.tenant = tenant
     if user is not None:
         made.user = User(user)
     return made
@@ -247,7 +248,7 @@ def test_what_does_not_go_together_is_usage(limiter, status, args):
         ("chat", request(), f"ip:{ADDRESS}", ["chat"]),
         ("chat", request("2001:db8::1"), "ip:2001:db8::ffff", ["chat"]),
         ("chat", request("::ffff:203.0.113.77"), f"ip:{ADDRESS}", ["chat"]),
-        ("tenant", request(headers={"X-Tenant-ID": "Acme"}), "tenant:Acme", ["tenant"]),
+        ("tenant", request(tenant="Acme"), "tenant:Acme", ["tenant"]),
         ("agent", request(headers={"X-Agent": "a=b,c"}), "header:X-Agent=a=b,c", ["agent"]),
         ("mail", request(email="Bob@Example.org"), "field:email=bob@example.org", ["mail"]),
         ("both", request(username=NAME), f"username={NAME.upper()}", ["both-username-h"]),

@@ -20,7 +20,10 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import IsAdminUser
 from rest_framework.response import Response
+from rest_framework.routers import DefaultRouter
+from rest_framework.urlpatterns import format_suffix_patterns
 from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSet
 
 from redis_infra.conf import get_settings
 from redis_infra.exceptions import SettingsError
@@ -82,6 +85,22 @@ class Throttled(APIView):
         return Response()
 
 
+class Things(ViewSet):
+    def list(self, request, **_):
+        served.append(request.path)
+        return Response([])
+
+    def retrieve(self, request, **_):
+        served.append(request.path)
+        return Response({})
+
+
+def formatted(request, **_):
+    return plain(request)
+
+
+router = DefaultRouter()
+router.register("things", Things, basename="thing")
 shop = ([path("basket/", plain, name="basket"), path("pay/", native, name="pay")], "shop")
 urlpatterns = [
     path("", plain),
@@ -98,6 +117,11 @@ urlpatterns = [
     re_path("(?i:^loud/)$", plain, name="loud"),
     re_path(r"^optional/?$", plain, name="optional"),
     path("<slug:language>/shop/", include(shop)),
+    path("v1/", include(router.urls)),
+    *format_suffix_patterns(
+        [path("reports/", formatted), path("reports/open", formatted), re_path("^logs/$", formatted)]
+    ),
+    *format_suffix_patterns([path("feeds/", include([path("", formatted)]))]),
 ]
 
 
@@ -174,6 +198,17 @@ def site(request, settings, tmp_path, redis_server):
         ("/optional/", "/optional", "GET"),
         ("view:loud", "/LoUd/", "GET"),
         ("view:optional", "/optional", "GET"),
+        ("/v1/things/", "/v1/things.json", "GET"),
+        ("=/v1/things/", "/v1/things.json", "GET"),
+        ("=/v1/things/", "/v1/things.json/", "GET"),
+        ("GET =/v1/things/7/", "/v1/things/7.json", "GET"),
+        ("/reports/", "/reports.json", "GET"),
+        ("=/reports/", "/reports.json/", "GET"),
+        ("=/reports/", "/report%73%2ejson", "GET"),
+        ("=/reports/open", "/reports/open.json", "GET"),
+        ("=/reports/open", "/reports/open.json/", "GET"),
+        ("/logs/", "/logs.api", "GET"),
+        ("=/feeds/", "/feeds/.json", "GET"),
     ],
 )
 def test_a_route_limits_the_requests_that_it_is_for(site, route, where, method):
@@ -192,12 +227,40 @@ def test_a_route_limits_the_requests_that_it_is_for(site, route, where, method):
         ("view:shop:basket", "/de/shop/pay/", "GET"),
         ("view:basket", "/de/shop/basket/", "GET"),
         ("^/find/", "/search/", "GET"),
+        ("=/v1/things/", "/v1/things/7.json", "GET"),
+        ("=/v1/", "/v1/things.json", "GET"),
+        ("=/reports/open", "/reports.json", "GET"),
+        ("/thing/", "/v1/things.json", "GET"),
+        ("^/reports/", "/reports.json", "GET"),
     ],
 )
 def test_a_route_leaves_other_requests_alone(site, route, where, method):
     site.route((route, "two"))
     assert site.statuses(3, where, method) == [200, 200, 200]
     assert "RateLimit" not in site.ask(where, method).headers
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "expected"),
+    [
+        ("/things/", "/things.json", True),
+        ("=/things/", "/things.json/", True),
+        ("=/things/", "/things/.json", True),
+        ("=/things", "/things.json", True),
+        ("=/things", "/things/.json", False),
+        ("=/things/", "/things.", False),
+        ("=/things/", "/things.js.on", False),
+        ("=/things/", "/things.json/7", False),
+        ("=/things/", "/things.json//", False),
+        ("/things/", "/thingsx.json", False),
+        ("/things/", "/things.json/7", False),
+        ("=/", "/.json", True),
+        ("=/", "/things.json", False),
+    ],
+)
+def test_a_format_suffix_is_a_point_and_a_word_at_the_end(target, path, expected):
+    (route,) = parse_routes(throttle_with((target, "1/h")), {})
+    assert route.leads(path) is expected
 
 
 @pytest.mark.parametrize("where", ["/api//auth/", "/API/auth/", "//api/auth/", "/x/../api/auth/"])
@@ -380,6 +443,12 @@ def test_no_thread_is_taken_on_the_way_to_an_async_view(site):
         ([("GET,POST /api/", "two"), ("POST /api/", "two")], "is never reached"),
         ([("^/a", "two"), ("POST ^/a", "two")], "is never reached"),
         ([("view:a", "two"), ("view:a", "two")], "is never reached"),
+        ([("/things/", "two"), ("=/things.json", "two")], "is never reached"),
+        ([("=/things/", "two"), ("=/things.json/", "two")], "is never reached"),
+        ([("/login/", "two"), ("=/login", "two")], "is never reached"),
+        ([("PSOT /api/", "two")], "'PSOT' is not a method of HTTP; did you mean 'POST'?"),
+        ([("GET,POTS /api/", "two")], "'POTS' is not a method of HTTP; did you mean 'POST'?"),
+        ([("BREW /api/", "two")], "'BREW' is not a method of HTTP; there are CONNECT, COPY, "),
     ],
 )
 def test_a_wrong_route_stops_the_site_and_says_which(site, routes, words):
@@ -400,6 +469,10 @@ def test_a_wrong_route_stops_the_site_and_says_which(site, routes, words):
         [("view:a", "two"), ("view:ab", "two")],
         [("view:a", "two"), ("/", "two")],
         [("^/a", "two"), ("^/a/b", "two")],
+        [("=/things.json", "two"), ("/things/", "two")],
+        [("/things/", "two"), ("/things.json", "two")],
+        [("=/things", "two"), ("=/things/", "two")],
+        [("PROPFIND,mkcol /dav/", "two"), ("QUERY /dav/", "two")],
     ],
 )
 def test_a_route_that_can_be_reached_is_no_mistake(site, routes):

@@ -109,6 +109,17 @@ def test_retry_after_is_whole_seconds_rounded_up(milliseconds, said):
     assert headers_for(decision)["Retry-After"] == said
 
 
+@pytest.mark.parametrize(
+    ("rate", "milliseconds", "said"),
+    [("1/h", 3_600_001, "3600"), ("1/h", 3_600_000, "3600"), ("500/h", 3_605_492, "3606")],
+)
+def test_the_rest_of_a_millisecond_is_no_second_more_than_the_window(rate, milliseconds, said):
+    """A log of many entries has coarser ones, which do count longer."""
+    assert (
+        headers_for(decided(0, milliseconds, milliseconds, allowed=False, rate=rate))["Retry-After"] == said
+    )
+
+
 def test_who_may_pass_is_not_told_to_wait():
     assert "Retry-After" not in headers_for(decided(0, 5000, 0))
 
