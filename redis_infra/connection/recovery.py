@@ -448,11 +448,15 @@ def _converse(link: Link, talk: Talk) -> Any:
     try:
         packed = next(talk)
         while True:
-            assert isinstance(packed, bytes)  # drains send one command at a time
-            reply = link.call(packed)
+            reply = link.call(packed) if isinstance(packed, bytes) else _first_error(link.call_many(*packed))
             packed = talk.throw(reply) if isinstance(reply, Exception) else talk.send(reply)
     except StopIteration as end:
         return end.value
+
+
+def _first_error(replies: list[Any]) -> Any:
+    """Return the first reply that is an error, or else all of them."""
+    return next((reply for reply in replies if isinstance(reply, Exception)), replies)
 
 
 def _open(database: Database, budget: float | None) -> Link:

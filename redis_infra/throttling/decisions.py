@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from redis_infra.throttling.rates import Rate
 
@@ -51,8 +51,8 @@ class Decision(NamedTuple):
     terms: Terms
     numbers: Sequence[int] = ()
     """As the script replies: remaining, reset and retry for each limit, in milliseconds."""
-    charged: tuple[int, Sequence[object]] | None = None
-    """When it was charged, by the clock of who keeps the log, and where: what a refund needs."""
+    charged: list[Any] | None = None
+    """When it was charged, by the clock of who keeps the log; where; how much is left to be given back."""
 
     def __bool__(self) -> bool:
         return self.allowed

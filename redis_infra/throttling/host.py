@@ -10,9 +10,11 @@ decision and no system call:
   through, *before* it looks at the era once more. So when a process makes the era odd and then reads the
   tables, each request that was let through is either in a table or its process sees the change, and has the
   host decide too. That is what makes the change of sides exact, and why half-written entries do no harm.
+  What is in a table, and what becomes of a full one, :mod:`.host_tables` says.
 
-Tables are as large as they will ever be. Two identities in one place share the less that remains: who
-floods it with made-up ones is believed to have used what he did.
+A word that says what no process can have written counts for nothing (files can be damaged). A file that was
+cut short is made whole by whoever looks first, once a second; who uses it before that is killed by the
+kernel, as with any mapped file.
 
 Knows nothing of Redis. Time is milliseconds of the monotonic clock, which the processes of a host share.
 """
@@ -24,17 +26,27 @@ import logging
 import mmap
 import os
 import shutil
-import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from redis_infra.keys import digest
 from redis_infra.resilience.statedir import Process, StateDir
+from redis_infra.throttling.host_tables import (
+    TABLE_BYTES,
+    Known,
+    Note,
+    Pages,
+    Spot,
+    Table,
+    Tag,
+    look_up,
+    most_of,
+    page_alone,
+)
 
 __all__ = [
     "CLOSING",
@@ -59,20 +71,22 @@ logger = logging.getLogger(__name__)
 ERA, NEEDED, FORGOTTEN, RESTARTED, RUN, LEASE, CLOSING = range(7)
 """Words that are shared: see :class:`Host`."""
 
-SLOTS: Final = 16_384
-SLOT: Final = 32
-"""Bytes of a slot: check and what is used; when Redis said so (its clock); until when it counts (ours); after
-which restart of the server it was asked."""
-_MASK: Final = SLOTS - 1
-_SHIFT: Final = 5
-_pack, _read = struct.Struct("@IIQQQ").pack, struct.Struct("@IIQQQ").unpack_from
 _SHARED_BYTES: Final = 4096
-_TABLE_BYTES: Final = SLOTS * SLOT
-_ANYBODY: Final = 0
-"""Check of a slot that two live identities share."""
+_WORD: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 HOLD: Final = 300
 """Milliseconds for which the host goes on deciding after somebody needed it to: no flapping within."""
+
+TURN: Final = 2000
+"""Milliseconds for which the others leave it to one process to give limits back, after each batch of logs."""
+
+LAST_WORDS: Final = 50
+"""Milliseconds that they wait for the end of that, at most."""
+
+_AT_MOST: Final = {NEEDED: HOLD, LEASE: TURN, CLOSING: LAST_WORDS}
+
+TRY_AGAIN: Final = 5.0
+"""Seconds after which a directory that was not usable is tried again: a full disk is emptied one day."""
 
 LOOKS: Final = 10
 """How often the tables are listed, while heirs rename them."""
@@ -95,52 +109,6 @@ def identity_of(path: Path | str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-class Tag(NamedTuple):
-    """An identity, as keys and tables have it."""
-
-    text: bytes
-    """32 hexadecimal digits: a keyed digest, from which nobody reads an address or a name."""
-    place: int
-    check: int
-    """Where it stands in tables, and what tells it from others there; 32 bits of the digest each."""
-
-
-class Note(NamedTuple):
-    """A limit, as tables have it."""
-
-    place: int
-    check: int
-    """What makes identities stand elsewhere for another limit, and look different there."""
-    window: int
-    limit: int
-
-
-class Spot(NamedTuple):
-    """Where one identity stands for one limit."""
-
-    place: int
-    check: int
-    window: int
-
-    @classmethod
-    def of(cls, tag: Tag, note: Note) -> Spot:
-        return cls((tag.place ^ note.place) & _MASK, tag.check ^ note.check, note.window)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What Redis last said of one identity and limit."""
-
-    used: int
-    at: int
-    """When it said so, by its own clock."""
-    heard: int
-    until: int
-    """When all of that is forgotten."""
-    restarted: int
-    """The restart that was known of when it was asked: the server of another one may not remember it."""
-
-
 class Host:
     """The eras of one database's limits on this host, and what its processes know.
 
@@ -152,58 +120,105 @@ class Host:
     says why. Thread-safe; call :meth:`after_fork` in a forked child.
     """
 
-    def __init__(self, state_dir: StateDir, about: str) -> None:
+    def __init__(self, state_dir: StateDir, about: str, prefix: str = "") -> None:
         self._state_dir = state_dir
-        self._about = digest(about)
+        self._name = f"limits-{digest(about)}-{digest(prefix)}-{digest(_boot_id())}"
         self.problem = ""
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._begin_alone()
+        try:
+            self._open()
+        except OSError as error:
+            self._failed(error)
+
+    def _begin_alone(self) -> None:
+        self._reset()
+        self.words = memoryview(bytearray(_SHARED_BYTES)).cast("Q")
+        self.table = Table(memoryview(bytearray(TABLE_BYTES)))
+
+    def _reset(self) -> None:
         self._tables: dict[str, memoryview] = {}
         self._tables_of = -1
         self.directory: Path | None = None
         self._identity: tuple[int, int] | None = None
-        self.words = memoryview(bytearray(_SHARED_BYTES)).cast("Q")
-        self._table = memoryview(bytearray(_TABLE_BYTES))
-        try:
-            self._open()
-        except OSError as error:
-            self.problem = self._state_dir.problem or f"{error}"
 
-    def _open(self) -> None:
-        boot = digest(_boot_id())
+    def _failed(self, error: OSError) -> None:
+        self.problem = self._state_dir.problem or f"{error}"
+        self._try_at = time.monotonic() + TRY_AGAIN
+
+    def _open(self, known: memoryview | None = None) -> None:
         with self._state_dir.entered(create=True):
             parent = Path(self._state_dir.where)
+            boot = self._name.rpartition("-")[2]
             for old in parent.glob("limits-*"):
                 if not old.name.endswith(f"-{boot}"):  # times of another run of the machine mean nothing
                     shutil.rmtree(old, ignore_errors=True)
-            directory = parent / f"limits-{self._about}-{boot}"
+            directory = parent / self._name
             directory.mkdir(mode=0o700, exist_ok=True)
-        self.words = _mapped(directory / "shared", _SHARED_BYTES).cast("Q")
-        self._table = _mapped(self._claim(directory), _TABLE_BYTES)
+        words = _mapped(directory / "shared", _SHARED_BYTES).cast("Q")
+        own = self._claim(directory) if known is None else directory / _table_name(Process.this())
+        table = _mapped(own, TABLE_BYTES)
+        if known is not None:
+            table[:] = known
+        self._reset()
         self._identity = identity_of(directory / "shared")
-        self.directory = directory
+        self.words, self.table, self.directory = words, Table(table), directory
         self.problem = ""
 
-    def look(self) -> None:
-        """Begin anew if the directory was removed, as cleaners of temporary files do; one ``stat``."""
-        if self.directory is not None and identity_of(self.directory / "shared") != self._identity:
-            self._begin()
+    def look(self, *, again: bool = False) -> None:
+        """Begin anew if files were removed or cut short, or if there is a usable directory by now.
+
+        A ``stat`` or two, for once a second; a directory that was not usable is tried less often, unless
+        ``again``. What this process knows it takes along.
+        """
+        if self.directory is None:
+            if not self._state_dir.where or (time.monotonic() < self._try_at and not again):
+                return
+        elif self._is_whole(self.directory):
+            return
+        if self._looking.acquire(blocking=False):
+            try:
+                self._begin_anew()
+            finally:
+                self._looking.release()
+
+    def _begin_anew(self) -> None:
+        words = self.words
+        try:
+            self._open(self.table.memory)
+        except OSError as error:
+            self._failed(error)
+            if self.directory is not None:
+                self._begin_alone()
+            return
+        if words[ERA] & 1:
+            self.take_over()
+        for word in (RUN, RESTARTED):
+            self.words[word] = self.words[word] or words[word]
+
+    def _is_whole(self, directory: Path) -> bool:
+        try:
+            shared, own = os.stat(directory / "shared"), os.stat(directory / _table_name(Process.this()))
+        except OSError:
+            return False
+        is_same = (shared.st_dev, shared.st_ino) == self._identity
+        return is_same and shared.st_size >= _SHARED_BYTES and own.st_size >= TABLE_BYTES
 
     @staticmethod
     def decides_since(state_dir: StateDir, about: str) -> float | None:
         """Return for how many seconds this host has decided about a database's limits; None if Redis does.
 
-        For who only looks: makes no file.
+        Of one ``KEY_PREFIX`` at least. For who only looks: makes no file.
         """
-        path = Path(state_dir.where, f"limits-{digest(about)}-{digest(_boot_id())}", "shared")
-        try:
-            with state_dir.entered(), path.open("rb") as file:
-                era = int.from_bytes(file.read(8), sys.byteorder)
-        except OSError:
-            return None
-        return max(0, time.monotonic_ns() - era) / 1e9 if era & 1 else None
+        found = []
+        with contextlib.suppress(OSError), state_dir.entered():
+            for path in Path(state_dir.where).glob(f"limits-{digest(about)}-*-{digest(_boot_id())}/shared"):
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    found.append(int.from_bytes(file.read(8), sys.byteorder))
+        return max((max(0, time.monotonic_ns() - era) / 1e9 for era in found if era & 1), default=None)
 
     def _claim(self, directory: Path) -> Path:
         """Return the path of our own table: one that a dead process left, if there is one."""
@@ -222,7 +237,7 @@ class Host:
 
     def after_fork(self) -> None:
         """In a forked child: a table of its own; what it inherited is its parent's."""
-        _inherited.append((self.words, self._table, self._tables))
+        _inherited.append((self.words, self.table, self._tables))
         self._begin()
 
     # Eras
@@ -235,15 +250,23 @@ class Host:
     @property
     def is_needed(self) -> bool:
         """Whether somebody found Redis away just now."""
-        return self.words[NEEDED] > monotonic_ms()
+        return self.left(NEEDED) > 0
+
+    def left(self, word: int) -> int:
+        """Return how many milliseconds are left until the time that a word names; none if that is past."""
+        left, most = self.words[word] - monotonic_ms(), _AT_MOST[word]
+        return max(left, 0) if left <= most + 1 else 0
+
+    def keep(self, word: int, milliseconds: int) -> None:
+        """Let a word name the time in so many milliseconds."""
+        self.words[word] = monotonic_ms() + milliseconds
 
     def take_over(self, hold: int = HOLD) -> bool:
         """Let the host decide, for ``hold`` milliseconds at least; return whether that is new.
 
         Two who do it at once both succeed: an era is a time, and not a count.
         """
-        now = monotonic_ms()
-        self.words[NEEDED] = max(self.words[NEEDED], now + hold)
+        self.keep(NEEDED, max(self.left(NEEDED), hold))
         if self.words[ERA] & 1:
             return False
         self.words[ERA] = time.monotonic_ns() | 1
@@ -252,6 +275,10 @@ class Host:
     def hand_back(self) -> None:
         """Let Redis decide again; it knows everything by now."""
         self.words[ERA] = time.monotonic_ns() & ~1
+
+    def has_forgotten(self) -> None:
+        """Let every process of the host know that logs were forgotten by hand."""
+        self.words[FORGOTTEN] = self.words[FORGOTTEN] + 1 & _WORD
 
     def met(self, run_id: str) -> None:
         """Take note of which run of the server answers: another one may have forgotten its logs."""
@@ -264,46 +291,30 @@ class Host:
 
     # What is known
 
-    def note(
-        self, notes: Sequence[Note], tags: Sequence[Tag], remaining: Sequence[int], at: int, restarted: int
+    def note_used(
+        self, pages: Pages, tags: Sequence[Tag], used: Sequence[int], at: int, restarted: int
     ) -> None:
-        """Write down what Redis says to remain, at ``at`` of its clock; before the era is looked at again.
-
-        ``restarted`` is the word of that name from before Redis was asked.
-        """
-        # Two microseconds for three limits: one call to read a slot and one to write it, and small numbers.
-        table, now = self._table, time.monotonic_ns() // 1_000_000
-        with self._lock:
-            for (place, check, window, limit), (_, own, own_check), left in zip(
-                notes, tags, remaining, strict=True
-            ):
-                slot, check, used = ((place ^ own) & _MASK) << _SHIFT, check ^ own_check, limit - left  # noqa: PLW2901
-                until = now + window
-                old_check, old_used, old_at, old_until, old_restarted = _read(table, slot)
-                if old_until > now:
-                    if old_check != check:
-                        check, used, until = _ANYBODY, max(used, old_used), max(until, old_until)  # noqa: PLW2901
-                    elif (old_restarted, old_at, old_used) > (restarted, at, used):
-                        if old_restarted > restarted or old_used >= used:
-                            continue  # another thread was told later, or more in the same millisecond
-                        at = old_at  # the server's clock was set back
-                # Not pack_into, which empties a slot before it fills it: others would read nothing.
-                table[slot : slot + SLOT] = _pack(check, used, at, until, restarted)
+        """Write down how much Redis says to be used of each limit; before the era is looked at again."""
+        now = monotonic_ms()
+        for page in pages[tags.count(tags[0]) != len(tags)]:
+            number, mine = tags[page.first].number ^ page.policy, used[page.first : page.first + page.size]
+            self.table.note_used(number, page, mine, at, restarted, now)
 
     def note_total(self, spot: Spot, used: int, at: int, restarted: int) -> None:
-        """:meth:`note` for one log of which is known how much is used."""
-        note = Note(spot.place, spot.check, spot.window, used)
-        self.note([note], [_PLAIN], [0], at, restarted)
+        """:meth:`note_used` for one log."""
+        page = page_alone(spot.salt, spot.window, spot.limit)
+        self.table.note_used(spot.number, page, [min(used, 0xFFFFFFFF)], at, restarted, monotonic_ms())
 
     def known(self, spot: Spot) -> Known | None:
         """Return what any process of the host, living or dead, last knew; None if nothing counts."""
-        slot, now = spot.place << _SHIFT, monotonic_ms()
-        best, found = (-1, 0, 0), None
+        now, best, rest = monotonic_ms(), None, []
         for table in self._all_tables():
-            check, used, at, until, restarted = _read(table, slot)
-            rank = (restarted, at, used)
-            if until > now and check in (spot.check, _ANYBODY) and rank > best:
-                best, found = rank, Known(used, at, min(until - spot.window, now), until, restarted)
+            known, others = look_up(table, spot, now)
+            if known is not None and (best is None or known.rank > best.rank):
+                best = known
+            if others is not None:
+                rest.append(others)
+        found = most_of([best, *rest]) if rest else best
         return found if found and found.used else None
 
     def _all_tables(self) -> Iterator[memoryview]:
@@ -312,7 +323,7 @@ class Host:
         if self._tables_of != era and self.directory is not None:
             with contextlib.suppress(OSError):  # removed, or no descriptor left: those that are known do
                 self._tables, self._tables_of = self._look_for_tables(self.directory), era
-        yield self._table
+        yield self.table.memory
         yield from list(self._tables.values())
 
     def _look_for_tables(self, directory: Path) -> dict[str, memoryview]:
@@ -321,19 +332,23 @@ class Host:
         for _ in range(LOOKS):
             names = [name for name, _ in _tables_in(directory) if name != own]
             try:
-                return {
-                    name: self._tables.get(name) or _mapped(directory / name, _TABLE_BYTES, create=False)
-                    for name in names
-                }
+                return {name: self._mapped_table(directory, name) for name in names}
             except FileNotFoundError:
                 continue  # renamed by its heir between two lines: look for it under its new name
             except OSError:
                 logger.debug("redis_infra.table_unreadable", exc_info=True)
                 for name in names:
                     with contextlib.suppress(OSError):
-                        found[name] = _mapped(directory / name, _TABLE_BYTES, create=False)
+                        found[name] = self._mapped_table(directory, name)
                 return found
         return found
+
+    def _mapped_table(self, directory: Path, name: str) -> memoryview:
+        """Return a table of another process; not one that was cut short, which cannot be read."""
+        known = self._tables.get(name)
+        if known is not None and os.stat(directory / name).st_size >= TABLE_BYTES:
+            return known
+        return _mapped(directory / name, TABLE_BYTES, create=False)
 
     def unlearn(self, spot: Spot) -> None:
         """Know that nothing is used, although Redis did not say so: a log was forgotten by hand."""
@@ -342,7 +357,6 @@ class Host:
             self.note_total(spot, 0, known.at + 1, known.restarted)
 
 
-_PLAIN: Final = Tag(b"", 0, 0)
 _inherited: list[object] = []
 """Maps that a fork brought along: let go of nothing, the parent uses them."""
 

@@ -16,9 +16,10 @@ from typing import Final, TypeVar
 from redis_infra.connection.scripts import Talk
 from redis_infra.resilience.prober import Prober
 from redis_infra.resilience.statedir import StateDir
-from redis_infra.throttling.host import LEASE, NEEDED, Host, Known, monotonic_ms
-from redis_infra.throttling.host_store import TURN, HostBusy, HostStore, Row, is_damaged
+from redis_infra.throttling.host import LEASE, NEEDED, TURN, Host, Known
+from redis_infra.throttling.host_store import HostBusy, HostStore, Row, is_damaged
 from redis_infra.throttling.plans import Entry
+from redis_infra.throttling.sliding_log import Log
 
 __all__ = ["HostLimits"]
 
@@ -33,8 +34,10 @@ MOST_ALONE: Final = 10_000
 class HostLimits:
     """The limits of one database on this host. Thread-safe; raises nothing because of the disk."""
 
-    def __init__(self, state_dir: StateDir, keyspace: str, hosts: int, prober: Prober) -> None:
-        self.host = Host(state_dir, keyspace)
+    def __init__(
+        self, state_dir: StateDir, keyspace: str, hosts: int, prober: Prober, prefix: str = ""
+    ) -> None:
+        self.host = Host(state_dir, keyspace, prefix)
         self._shared = HostStore(self.host, hosts)
         self._alone = HostStore(self.host, hosts, in_memory=True, most=MOST_ALONE)
         self._prober = prober
@@ -45,6 +48,8 @@ class HostLimits:
 
     def take_over(self) -> None:
         """This process finds Redis away: from now on nobody of the host asks it."""
+        if not (self.host.shares or self.host.decides):
+            self.host.look(again=True)  # where the disk was full, say
         if self.host.take_over():
             self._prober.wake()
             logger.info("redis_infra.limits_kept_by_host")
@@ -61,22 +66,30 @@ class HostLimits:
             self._look_at = now + 1.0
             self.host.look()
 
-    def hit(self, entries: Sequence[Entry], cost: int, *, needed: bool) -> tuple[list[int], str] | None:
+    def hit(
+        self, entries: Sequence[Entry], cost: int, *, needed: bool, hosts: int | None = None
+    ) -> tuple[list[int], str] | None:
         """Decide here; None if Redis decides again by now.
+
+        ``hosts`` is what the limiter that asks was told; two on one database may differ.
 
         Raises:
             HostBusy: others kept the logs for too long.
         """
         if self.host.shares:
             try:
-                reply = self._shared.hit(entries, cost, needed=needed)
+                reply = self._shared.hit(
+                    entries, cost, needed=needed, beside=_logs(self._alone, entries), hosts=hosts
+                )
             except (OSError, sqlite3.Error) as error:
                 self._not_shared(str(error))
             else:
                 return (reply, "host") if reply is not None else None
         else:
             self._not_shared(self.host.problem)
-        reply = self._alone.hit(entries, cost, needed=needed)
+        # What the host let through can often still be read: on a full disk, say.
+        beside = _logs(self._shared, entries) if self.host.shares else ()
+        reply = self._alone.hit(entries, cost, needed=needed, beside=beside, hosts=hosts)
         return (reply, "process") if reply is not None else None
 
     def forget(self, entries: Sequence[Entry]) -> int:
@@ -88,8 +101,13 @@ class HostLimits:
         """Take back what was charged here; return whether it was still here to be taken back."""
         if not self.host.decides:
             return False
-        self._each(lambda store: store.refund(entries, cost, charged))
-        return True
+        for store in (self._shared, self._alone):
+            try:
+                if store.exists and store.refund(entries, cost, charged):
+                    return True
+            except (OSError, sqlite3.Error, HostBusy) as error:
+                self._not_shared(str(error))
+        return False
 
     def forget_where(self, label_start: str) -> int:
         """Drop the logs of limits whose label begins so, and what was known; return how many logs."""
@@ -137,12 +155,11 @@ class HostLimits:
         """Return the seconds until the limits can be given back; None while Redis has them."""
         if not self.host.decides:
             return None
-        now, words = monotonic_ms(), self.host.words
-        return max(words[NEEDED] - now, words[LEASE] - now, 0) / 1000
+        return max(self.host.left(NEEDED), self.host.left(LEASE)) / 1000
 
     def talk(self) -> Talk:
         """Tell Redis what was let through without it, and let it decide again."""
-        self.host.words[LEASE] = monotonic_ms() + TURN
+        self.host.keep(LEASE, TURN)
         try:
             if self._alone.exists or not self.host.shares:
                 yield from self._alone.handing_back(last=not self.host.shares)
@@ -170,3 +187,13 @@ class HostLimits:
 
     def close(self) -> None:
         self._shared.close()
+
+
+def _logs(store: HostStore, entries: Sequence[Entry]) -> Sequence[Log]:
+    """Return what a store holds that is not the one to decide; nothing where that cannot be read."""
+    if not store.exists:
+        return ()
+    try:
+        return store.logs(entries)
+    except (OSError, sqlite3.Error, HostBusy):
+        return ()

@@ -5,6 +5,8 @@ again. Nothing is synced, so the machine's own death forgets them. Each host of 
 of a limit, and counts what Redis was last known to have let through.
 
 What was let through without Redis waits here until it is in Redis' logs: see :meth:`HostStore.handing_back`.
+Room is bounded. Newcomers beyond it share logs, whose budgets bound how many of them are let through; who is
+gets a log of his own then, so that Redis is told of him too.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from redis_infra.connection.scripts import Talk
+from redis_infra.connection.scripts import Talk, is_unknown_script
 from redis_infra.connection.wire import pack
 from redis_infra.throttling import sliding_log
 from redis_infra.throttling.host import (
     CLOSING,
+    LAST_WORDS,
     LEASE,
     RESTARTED,
+    TURN,
     Host,
     Known,
     Spot,
@@ -35,7 +39,7 @@ from redis_infra.throttling.host import (
     monotonic_ms,
     wall_ms,
 )
-from redis_infra.throttling.local import Name, decide
+from redis_infra.throttling.local import SHARED_LOGS, Name, decide
 from redis_infra.throttling.plans import MERGE, Entry, note_of, tag_from
 from redis_infra.throttling.sliding_log import Log, Terms
 
@@ -47,12 +51,12 @@ PATIENCE: Final = 0.1
 """Seconds that a decision waits for its turn; a transaction takes a tenth of a millisecond."""
 MOST_ROWS: Final = 250_000
 """Identities with a log of their own, some 50 MB; beyond them newcomers share."""
+GUESTS: Final = 20_000
+"""What newcomers beyond that are let through in a window of a limit, all together; or the limit itself."""
+BATCH: Final = 128
+"""Logs that are told in one round trip, and frozen in one transaction: a millisecond or two, each of them."""
 FEW: Final = 100
 """Logs that are handed back with everybody waiting who can."""
-TURN: Final = 2000
-"""Milliseconds for which the others leave it to one process to give limits back, after each log."""
-LAST_WORDS: Final = 50
-"""Milliseconds that they wait, at most."""
 COUNT_EVERY: Final = 4096
 
 _FILE: Final = "logs.sqlite3"
@@ -62,16 +66,23 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS logs (
     label TEXT NOT NULL, identity TEXT NOT NULL, key TEXT NOT NULL,
-    window INTEGER NOT NULL, grain INTEGER NOT NULL,
+    most INTEGER NOT NULL, window INTEGER NOT NULL, grain INTEGER NOT NULL,
     log TEXT NOT NULL, pending TEXT NOT NULL, token TEXT NOT NULL, until INTEGER NOT NULL,
     PRIMARY KEY (label, identity)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ends ON logs (until);
+CREATE INDEX IF NOT EXISTS frozen ON logs (token) WHERE token != '';
 CREATE TABLE IF NOT EXISTS forgotten (start TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 """
-_COLUMNS: Final = "label, identity, key, window, grain, log, pending, token, until"
+_COLUMNS: Final = "label, identity, key, most, window, grain, log, pending, token, until"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM logs"  # noqa: S608  # no value is in it, here and below
-_WRITE: Final = f"INSERT OR REPLACE INTO logs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_WRITE: Final = f"INSERT OR REPLACE INTO logs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_OF_ONE: Final = "WHERE label = ? AND identity = ?"
+_SWEEP: Final = """
+DELETE FROM logs WHERE (label, identity) IN (SELECT label, identity FROM logs WHERE until <= ? LIMIT 2000)
+"""
+_FREEZE: Final = f"UPDATE logs SET pending = log, log = '[]', token = ? {_OF_ONE}"  # noqa: S608
+_NOTHING_NEW: Final = f"DELETE FROM logs {_OF_ONE} AND token = ? AND log = '[]'"  # noqa: S608
 _TOLD: Final = "UPDATE logs SET pending = '[]', token = '' WHERE label = ? AND identity = ? AND token = ?"
 
 
@@ -84,6 +95,7 @@ class Row(NamedTuple):
 
     name: Name
     key: str
+    limit: int
     window: int
     grain: int
     log: Log
@@ -94,7 +106,7 @@ class Row(NamedTuple):
     @property
     def spot(self) -> Spot:
         """Where it stands in the tables of the host; not of a shared log."""
-        return Spot.of(tag_from(self.name.identity), note_of(self.name.label, self.window, 0))
+        return Spot.of(tag_from(self.name.identity), note_of(self.name.label, self.window, self.limit))
 
     def live(self, now: int) -> Log:
         """All that counts and that Redis may not know."""
@@ -160,10 +172,19 @@ class HostStore:
 
     # Decisions
 
-    def hit(self, entries: Sequence[Entry], cost: int, *, needed: bool) -> list[int] | None:
+    def hit(
+        self,
+        entries: Sequence[Entry],
+        cost: int,
+        *,
+        needed: bool,
+        beside: Sequence[Log] = (),
+        hosts: int | None = None,
+    ) -> list[int] | None:
         """Charge ``cost`` to all logs or to none, and return the script's reply.
 
-        None where Redis decides again by now; unless the host is ``needed`` to, which begins an era.
+        ``beside`` is what counts too and stands elsewhere. None where Redis decides again by now; unless the
+        host is ``needed`` to, which begins an era.
         """
         if not needed:
             self._let_close()
@@ -175,33 +196,52 @@ class HostStore:
             now = monotonic_ms()
             offset = wall_ms() - now
             rows = [self._row(database, entry) for entry in entries]
-            terms = [share_of(entry.terms, self._hosts) for entry in entries]
+            terms = [share_of(entry.terms, hosts or self._hosts) for entry in entries]
             logs = [
                 with_known(row.live(now), self._known(database, entry), entry.terms, each, now, offset)
                 for row, entry, each in zip(rows, entries, terms, strict=True)
             ]
+            for at, (more, each) in enumerate(zip(beside, terms, strict=False)):
+                logs[at] = sliding_log.live(sliding_log.merge(logs[at], more), now, each.window)
             reply, charged = decide(logs, terms, now, cost, offset)
             if charged:
-                for row, each in zip(rows, terms, strict=True):
-                    sliding_log.charge(row.log, sliding_log.stamp_of(now, each, offset), cost)
+                for row, entry, each in zip(rows, entries, terms, strict=True):
+                    stamp = sliding_log.stamp_of(now, each, offset)
+                    sliding_log.charge(row.log, stamp, cost)
                     self._write(database, row, now)
+                    if row.name != entry.name:
+                        self._write(database, _new_row(entry)._replace(log=[[stamp, cost]]), now)
             return reply
 
-    def refund(self, entries: Sequence[Entry], cost: int, charged: int) -> None:
-        """Take back what was charged at ``charged``, as far as Redis has not been told of it."""
+    def refund(self, entries: Sequence[Entry], cost: int, charged: int) -> bool:
+        """Take back what was charged at ``charged``; return False if Redis is told of it already."""
         with self._transaction() as database:
             now = monotonic_ms()
-            for entry in entries:
-                row = self._row(database, entry)
-                stamp = sliding_log.stamp_of(charged, entry.terms, wall_ms() - now)
+            rows = [self._row(database, entry) for entry in entries]
+            stamps = [sliding_log.stamp_of(charged, entry.terms, wall_ms() - now) for entry in entries]
+            if charged and not all(
+                # The stamps of a calendar may differ by the millisecond that two clocks are read apart.
+                row.log if not row.grain else any(at == stamp for at, _ in row.log)
+                for row, stamp in zip(rows, stamps, strict=True)
+            ):
+                return False
+            for row, stamp in zip(rows, stamps, strict=True):
                 sliding_log.refund(row.log, stamp, cost)
                 self._write(database, row, now)
+            return True
+
+    def logs(self, entries: Sequence[Entry]) -> list[Log]:
+        """Return what was let through of each, for who decides elsewhere. Writes nothing."""
+        with self._connected(time.monotonic() + PATIENCE) as database:
+            now = monotonic_ms()
+            found = [self._find(database, entry.name) for entry in entries]
+            return [row.live(now) if row else [] for row in found]
 
     def forget(self, names: Iterable[Name]) -> int:
         """Drop these logs; return how many there were."""
         with self._transaction() as database:
             return sum(
-                database.execute("DELETE FROM logs WHERE label = ? AND identity = ?", name).rowcount
+                database.execute(f"DELETE FROM logs {_OF_ONE}", name).rowcount  # noqa: S608
                 for name in names
             )
 
@@ -231,32 +271,32 @@ class HostStore:
 
     def _row(self, database: sqlite3.Connection, entry: Entry) -> Row:
         """Return an identity's log as it stands, or the one to begin: of his own while there is room."""
-        name, key = entry.name, entry.key
-        found = self._find(database, name)
+        found = self._find(database, entry.name)
         if found is None and self._is_full(database):
-            name, key = name.shared, ""
-            found = self._find(database, name)
-        return found or Row(name, key, entry.terms.window, entry.terms.grain, [], [], "", 0)
+            entry = entry._replace(name=_shared(entry), key="")
+            found = self._find(database, entry.name)
+        return found or _new_row(entry)
 
     @staticmethod
     def _find(database: sqlite3.Connection, name: Name) -> Row | None:
-        found = database.execute(f"{_SELECT} WHERE label = ? AND identity = ?", name).fetchone()
+        found = database.execute(f"{_SELECT} {_OF_ONE}", name).fetchone()
         return _row_of(found) if found else None
 
     def _write(self, database: sqlite3.Connection, row: Row, now: int) -> None:
         log = sliding_log.live(row.log, now, row.window)
         if not log and not row.pending:
-            database.execute("DELETE FROM logs WHERE label = ? AND identity = ?", row.name)
+            database.execute(f"DELETE FROM logs {_OF_ONE}", row.name)  # noqa: S608
             return
         until = max(entry[0] for entry in (*log, *row.pending)) + row.window
-        texts = json.dumps(log), json.dumps(row.pending)
-        database.execute(_WRITE, (*row.name, row.key, row.window, row.grain, *texts, row.token, until))
+        texts = json.dumps(log), json.dumps(row.pending) if row.pending else "[]"
+        terms = row.limit, row.window, row.grain
+        database.execute(_WRITE, (*row.name, row.key, *terms, *texts, row.token, until))
 
     def _is_full(self, database: sqlite3.Connection) -> bool:
         self._until_count -= 1
         if self._until_count <= 0:
             self._until_count = COUNT_EVERY
-            database.execute("DELETE FROM logs WHERE until <= ?", (monotonic_ms(),))
+            database.execute(_SWEEP, (monotonic_ms(),))
             self._rows = database.execute("SELECT COUNT(*) FROM logs").fetchone()[0]
         self._rows += 1
         return self._rows > self._most
@@ -269,108 +309,119 @@ class HostStore:
         With the ``last`` of the host's stores Redis decides again, from the moment when it knows everything.
         A conversation without I/O, for whoever has a connection. Each log is frozen under a token, on disk,
         before it is sent, so that it is added once, whoever fails or dies in between. Most are sent while
-        requests go on being decided here; for the last few, those who do not need the host wait.
+        requests go on being decided here, in batches between which these get their turn; for the last few,
+        those who do not need the host wait.
         """
-        told = 0
+        told, rows = 0, list[Row]()
         try:
             while True:
                 with self._transaction() as database:
-                    self._freeze(database)
-                    rows = self._frozen(database)
-                    forgotten = {row.name.label: _forgotten_at(database, row.name.label) for row in rows}
+                    self._forget_told(database, rows)
+                    rows = self._freeze(database)
                     if not rows:
-                        database.execute("DELETE FROM logs")  # what nobody can be told of: shared ones
+                        database.execute(
+                            "DELETE FROM logs"
+                        )  # shared ones: of who was let through Redis knows
                         if last and not self._host.is_needed:
                             self._host.hand_back()
                         return told
+                    labels = {row.name.label for row in rows}
+                    forgotten = {label: _forgotten_at(database, label) for label in labels}
                 if len(rows) <= FEW:
-                    self._host.words[CLOSING] = monotonic_ms() + LAST_WORDS
-                told += yield from self._telling(rows, forgotten)
-                with self._transaction() as database:
-                    self._forget_told(database, rows)
+                    self._host.keep(CLOSING, LAST_WORDS)
+                yield from self._telling(rows, forgotten)
+                told += len(rows)
         finally:
             self._host.words[CLOSING] = 0
 
     def _let_close(self) -> None:
         """Wait while the era is being ended: Redis will decide in a moment."""
-        while self._host.words[CLOSING] > monotonic_ms():
+        while self._host.left(CLOSING) > 0:
             time.sleep(0.0005)
 
     @staticmethod
     def _forget_told(database: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        for row in rows:
-            database.execute(_TOLD, (*row.name, row.token))
-
-    def _freeze(self, database: sqlite3.Connection) -> None:
-        """Put what is new under a token; what has one keeps it, since it may be on its way already."""
-        now = monotonic_ms()
-        database.execute("DELETE FROM logs WHERE until <= ?", (now,))
-        found = database.execute(f"{_SELECT} WHERE token = '' AND log != '[]'").fetchall()
-        for each in found:
-            row = _row_of(each)
-            frozen = sliding_log.live(row.log, now, row.window)
-            if frozen and row.key:
-                self._write(database, row._replace(log=[], pending=frozen, token=os.urandom(8).hex()), now)
+        """Drop what Redis knows by now; what came since then is new."""
+        names = [(*row.name, row.token) for row in rows]
+        if names and database.executemany(_NOTHING_NEW, names).rowcount < len(names):
+            database.executemany(_TOLD, names)
 
     @staticmethod
-    def _frozen(database: sqlite3.Connection) -> list[Row]:
-        found = database.execute(f"{_SELECT} WHERE token != ''")
-        return [_row_of(each) for each in found]
+    def _freeze(database: sqlite3.Connection) -> list[Row]:
+        """Put some of what is new under a token, and return it; first what has one: it may be on its way."""
+        now = monotonic_ms()
+        database.execute(_SWEEP, (now,))
+        found = database.execute(f"{_SELECT} WHERE token != '' LIMIT ?", (BATCH,)).fetchall()
+        frozen = [_row_of(each) for each in found]
+        # In the order of the table, of which what was told is gone: not by the index of ends, hence the plus.
+        new = "WHERE token = '' AND log != '[]' AND key != '' AND +until > ? LIMIT ?"
+        found = database.execute(f"{_SELECT} {new}", (now, BATCH - len(frozen))).fetchall()
+        token, rows = os.urandom(8).hex(), [_row_of(each) for each in found]
+        database.executemany(_FREEZE, [(token, *row.name) for row in rows])
+        return frozen + [row._replace(pending=row.log, log=[], token=token) for row in rows]
 
     def _telling(self, rows: Sequence[Row], forgotten: Mapping[str, int]) -> Talk:
-        count = 0
-        for row in rows:
-            restarted = self._host.words[RESTARTED]
-            known = self._host.known(row.spot)
-            lost = (
-                known is not None and known.restarted != restarted and known.heard > forgotten[row.name.label]
-            )
-            now = monotonic_ms()
-            self._host.words[LEASE] = now + TURN
-            # A window of the calendar begins on the server's clock: what is of today here is of today there.
-            pending = sliding_log.live(row.pending, now, row.window)
-            ages = [
-                number
-                for stamp, count in pending
-                for number in (max(0, now - stamp) if row.grain else 0, count)
-            ]
-            told = row.key, f"{row.key}:+{row.token}"
-            floor = (known.used, known.at) if known is not None and lost else (0, 0)
-            try:
-                at, total = yield from MERGE.talk(told, row.window, row.grain, *floor, *ages)
-            except Exception as error:
-                from redis_infra.connection.failures import classify  # imports redis-py: not with the package
-
-                if classify(error) is not None:
-                    raise
-                # The key is ours, and what is in it no log: of another type, or damaged. It is made anew.
-                logger.error("redis_infra.limit_not_told cause=%s", type(error).__name__, exc_info=error)
-                yield pack("UNLINK", *told)
-                floor = (known.used, known.at) if known is not None else (0, 0)
-                at, total = yield from MERGE.talk(told, row.window, row.grain, *floor, *ages)
+        """Send a batch in one round trip; one by one if one is refused: none is added twice."""
+        self._host.keep(LEASE, TURN)
+        restarted = self._host.words[RESTARTED]
+        commands = [self._command(row, restarted, forgotten) for row in rows]
+        try:
+            replies = yield from _at_once(commands)
+        except Exception as error:
+            if _is_outage(error):
+                raise
+            replies = []
+            for row, command in zip(rows, commands, strict=True):
+                replies.append((yield from self._telling_one(row, command)))
+        for row, (at, total) in zip(rows, replies, strict=True):
             self._host.note_total(row.spot, total, at, restarted)
-            count += 1
-        return count
+
+    def _command(self, row: Row, restarted: int, forgotten: Mapping[str, int]) -> _Command:
+        """Return keys and arguments of ``merge.lua``."""
+        known = self._host.known(row.spot) if restarted else None
+        is_lost = known is not None and known.restarted != restarted
+        if known is None or not is_lost or known.heard <= forgotten[row.name.label]:
+            return _merging(row, 0, 0)
+        return _merging(row, known.used, known.at)
+
+    def _telling_one(self, row: Row, command: _Command) -> Talk:
+        self._host.keep(LEASE, TURN)
+        keys, arguments = command
+        try:
+            return (yield from MERGE.talk(keys, *arguments))
+        except Exception as error:
+            if _is_outage(error):
+                raise
+            # The key is ours, and what is in it no log: of another type, or damaged. It is made anew.
+            logger.error("redis_infra.limit_not_told cause=%s", type(error).__name__, exc_info=error)
+            yield pack("UNLINK", *keys)
+            known = self._host.known(row.spot)
+            keys, arguments = _merging(row, known.used, known.at) if known is not None else command
+            return (yield from MERGE.talk(keys, *arguments))
 
     # The file
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         deadline = time.monotonic() + PATIENCE
+        with self._connected(deadline) as database:
+            _within(deadline, lambda: database.execute("BEGIN IMMEDIATE"))
+            try:
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # a damaged file cannot even do that
+                    database.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _connected(self, deadline: float) -> Iterator[sqlite3.Connection]:
         if not self._lock.acquire(timeout=PATIENCE):
             raise HostBusy("other threads keep the logs")
         try:
             if self._database is not None and not self._in_memory and identity_of(self._file) != self._opened:
                 self._drop()  # it was removed, and others have begun another one
-            database = self._database or self._open(deadline)
-            _within(deadline, lambda: database.execute("BEGIN IMMEDIATE"))
-            try:
-                yield database
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # a damaged file cannot even do that
-                    database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
+            yield self._database or self._open(deadline)
         except sqlite3.DatabaseError as error:
             if not _is_busy(error):
                 self._drop()  # opened anew next time: the file may have been removed or damaged
@@ -396,6 +447,50 @@ class HostStore:
         path = self._host.directory / _FILE
         path.touch(mode=0o600)
         return str(path)
+
+
+_Command: TypeAlias = tuple[tuple[str, str], list[int]]
+
+
+def _merging(row: Row, known: int, known_at: int) -> _Command:
+    """Return keys and arguments of ``merge.lua`` for what of a log is on its way."""
+    now = monotonic_ms()
+    arguments = [row.window, row.grain, known, known_at]
+    for stamp, count in sliding_log.live(row.pending, now, row.window):
+        # A window of the calendar begins on the server's clock: what is of today here is of today there.
+        arguments += max(0, now - stamp) if row.grain else 0, count
+    return (row.key, f"{row.key}:+{row.token}"), arguments
+
+
+def _at_once(commands: Sequence[_Command]) -> Talk:
+    """Run ``merge.lua`` for each in one round trip; in three if the server has not met it yet."""
+    packed = b"".join(MERGE.packed(keys, tuple(arguments)) for keys, arguments in commands)
+    try:
+        return (yield packed, len(commands))
+    except Exception as error:
+        if not is_unknown_script(error):
+            raise
+        # Whatever of it was executed is not added again.
+        keys, arguments = commands[0]
+        yield MERGE.whole(keys, tuple(arguments))
+        return (yield packed, len(commands))
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether it says something about the server, rather than about one key."""
+    from redis_infra.connection.failures import classify  # imports redis-py: not with the package
+
+    return classify(error) is not None
+
+
+def _new_row(entry: Entry) -> Row:
+    return Row(entry.name, entry.key, *entry.terms, [], [], "", 0)
+
+
+def _shared(entry: Entry) -> Name:
+    """Return the log that stands in for one when there is no more room: of few where a limit is high."""
+    places = min(SHARED_LOGS, max(1, GUESTS // max(1, entry.terms.limit)))
+    return Name(entry.name.label, f"shared:{int(entry.name.identity, 16) % places}")
 
 
 def share_of(terms: Terms, hosts: int) -> Terms:
@@ -450,8 +545,10 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 
 def _row_of(found: Sequence[Any]) -> Row:
-    label, identity, key, window, grain, log, pending, token, until = found
-    return Row(Name(label, identity), key, window, grain, json.loads(log), json.loads(pending), token, until)
+    label, identity, key, limit, window, grain, log, pending, token, until = found
+    # Most of the time nothing is on its way.
+    on_its_way = [] if pending == "[]" else json.loads(pending)
+    return Row(Name(label, identity), key, limit, window, grain, json.loads(log), on_its_way, token, until)
 
 
 _inherited: list[object] = []

@@ -32,6 +32,8 @@ PolicyLike: TypeAlias = str | Rate | Policy | Sequence["str | Rate"]
 """A policy's name or itself; or rates, as text or not, alone or several that have to hold together."""
 
 MOST_PLANS: Final = 1024
+_UNCOUNTED: Final = ThrottleCounters()
+"""For looks: a peek is no request."""
 _CERTAIN: Final = ("redis", "host")
 """Whose denials can be remembered; a second number of 0 says that no log was looked at."""
 
@@ -155,8 +157,8 @@ class RateLimiter:
     ) -> None:
         """Give back what was charged: ``refund(decision)``, or ``refund(policy, identity, cost)``.
 
-        With the decision it is taken back exactly where it was charged; without, from the oldest, so that
-        nobody gains by it. What Redis cannot be told is not given back.
+        With the decision it is taken back exactly where it was charged, and once; without, from the oldest,
+        so that nobody gains by it. What Redis cannot be told is not given back.
         """
         found = self._refundable(policy, identity, cost)
         if found is None:
@@ -224,7 +226,7 @@ class RateLimiter:
         self, plan: Plan, reply: Sequence[int] | None, source: str, cost: int, tags: tuple[Tag, ...]
     ) -> Decision:
         """Return the decision, count it, and tell whoever listens of a denial."""
-        counters = self.counters
+        counters = self.counters if cost else _UNCOUNTED
         if source not in ("redis", "cache"):
             counters.local += 1
         if reply is None:
@@ -254,7 +256,7 @@ class RateLimiter:
         try:
             return self._plans[policy]
         except (KeyError, TypeError):
-            return self._make_plan(policy if isinstance(policy, str | Rate | Policy) else tuple(policy))
+            return self._make_plan(_known_kind(policy))
 
     def _make_plan(self, policy: Any) -> Plan:
         found = self._plans.get(policy)
@@ -289,10 +291,13 @@ class RateLimiter:
         self, policy: PolicyLike | Decision, identity: Identity | None, cost: int | None
     ) -> tuple[Plan, tuple[Tag, ...], int, int, str] | None:
         if isinstance(policy, Decision):
-            if not policy.allowed or policy.charged is None or not policy.cost:
+            if not policy.allowed or policy.charged is None:
                 return None  # nothing was charged
-            charged, tags = policy.charged
-            amount = policy.cost if cost is None else min(policy.cost, _whole(cost))  # no more than was paid
+            charged, tags, left = policy.charged
+            amount = left if cost is None else min(left, _whole(cost))  # no more than was paid, and once
+            if not amount:
+                return None
+            policy.charged[2] = left - amount
             return policy.terms, tags, amount, charged, policy.source  # type: ignore[return-value]  # a plan
         plan = self._plan(policy)
         if identity is None:
@@ -315,7 +320,7 @@ class RateLimiter:
         if not self._opened:
             with self._lock:
                 if not self._opened:
-                    self._remote = open_remote(self._alias, self.throttle)
+                    self._remote = open_remote(self._alias, self.throttle, self._settings.key_prefix)
                     self._opened = True
         return self._remote
 
@@ -333,6 +338,18 @@ def _peeked(decision: Decision, plan: Plan) -> Decision:
                 numbers[at + 2] = numbers[at + 1] or -1  # one more fits when the next piece of quota appears
         return Decision(False, decision.source, 0, plan, numbers)
     return decision
+
+
+def _known_kind(policy: Any) -> Any:
+    """Return a policy in a form that can be looked up."""
+    if isinstance(policy, str | Rate | Policy):
+        return policy
+    is_several = isinstance(policy, Sequence) and not isinstance(policy, bytes)
+    if not is_several or not policy or not all(isinstance(each, str | Rate) for each in policy):
+        raise SettingsError(
+            f"{policy!r} is not a policy; give the name of one, a rate such as '20/min', or several rates"
+        )
+    return tuple(policy)
 
 
 def _whole(cost: int) -> int:

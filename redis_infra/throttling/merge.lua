@@ -10,6 +10,18 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local window, grain, known, known_at = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local log = redis.call('GET', KEYS[1]) or ''
+local function stamp_of(at)
+  return grain > 0 and (math.floor(at / grain) + 1) * grain or at - at % window
+end
+if log == '' and known_at == 0 and #ARGV == 6 then -- most of them, after an outage in which many came
+  local stamp, count = stamp_of(now - tonumber(ARGV[5])), math.min(tonumber(ARGV[6]), 9999999)
+  if stamp <= now - window or not redis.call('SET', KEYS[2], '1', 'NX', 'PX', window + math.max(grain, 1)) then
+    return {now, 0}
+  end
+  redis.call('SET', KEYS[1], string.format('%010d%013.0f%07d', count, stamp, count),
+             'PX', string.format('%.0f', stamp - now + window))
+  return {now, count}
+end
 local counts, before = {}, 0
 for at = 11, #log, 20 do
   local stamp, count = tonumber(string.sub(log, at, at + 12)), tonumber(string.sub(log, at + 13, at + 19))
@@ -20,9 +32,6 @@ for at = 11, #log, 20 do
 end
 local function add(stamp, count)
   if count > 0 and stamp > now - window then counts[stamp] = (counts[stamp] or 0) + count end
-end
-local function stamp_of(at)
-  return grain > 0 and (math.floor(at / grain) + 1) * grain or at - at % window
 end
 known_at = math.min(known_at, now) -- another server's clock may be behind
 if known_at > 0 and before < known then

@@ -15,7 +15,7 @@ from redis_infra.connection.scripts import Script
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import digest as short_digest
 from redis_infra.throttling.decisions import Decision
-from redis_infra.throttling.host import Note, Spot, Tag
+from redis_infra.throttling.host_tables import Note, Spot, Tag, pages_of
 from redis_infra.throttling.identity import Key, digest, normalise
 from redis_infra.throttling.local import Name
 from redis_infra.throttling.policies import Policy
@@ -49,7 +49,7 @@ one for each limit in order."""
 _PLAIN: Final = re.compile(r"[\w.+/;-]{1,64}", re.ASCII)
 
 
-_NOBODY: Final = Tag(32 * b"\0", 0, 0)
+_NOBODY: Final = Tag(32 * b"\0", 0)
 
 
 @lru_cache(maxsize=8192)
@@ -60,14 +60,14 @@ def tag_of(identity: str) -> Tag:
 
 def tag_from(text: str) -> Tag:
     """Return the tag of a digest."""
-    return Tag(text.encode("ascii"), int(text[8:16], 16), int(text[:8], 16))
+    return Tag(text.encode("ascii"), int(text[:16], 16))
 
 
 @lru_cache(maxsize=4096)
 def note_of(label: str, window: int, limit: int) -> Note:
     """Return a limit as the tables of the host know it."""
-    salt = int(short_digest(label), 16)
-    return Note(salt & 0xFFFFFFFF, salt >> 32, window, limit)
+    policy = label.partition(":")[0]
+    return Note(int(short_digest(policy), 16), int(short_digest(label, 4), 16) or 1, window, limit)
 
 
 def redis_name(prefix: str, label: str, identity: str, *, together: bool) -> str:
@@ -118,6 +118,7 @@ class Plan:
             note_of(label, each.window, each.limit)
             for label, each in zip(self.labels, self.terms, strict=True)
         )
+        self.pages = pages_of(self.notes)
         self.counts_locally = policy.on_outage == "host"
         self._head = self._packed_head()
         self._tails: dict[int, bytes] = {}
@@ -137,19 +138,25 @@ class Plan:
         """Return the tag for each limit.
 
         Raises:
-            SettingsError: there are not as many identities as limits, or one has no name.
+            SettingsError: there are not as many identities as limits, or one has no name or is no text.
         """
         if isinstance(identity, str):
             return (tag_of(identity),) * self.count
         # The tuple first: what a policy found in a request, and asking an abstract class takes a microsecond.
-        if type(identity) is not tuple and isinstance(identity, Mapping):
-            return tuple(tag_of(self._named(identity, key)) for key in self.policy.keys)
+        if type(identity) is not tuple:
+            if isinstance(identity, Mapping):
+                return tuple(tag_of(self._named(identity, key)) for key in self.policy.keys)
+            if not isinstance(identity, Sequence) or isinstance(identity, bytes):
+                raise _no_identity(identity)
         if len(identity) != self.count:
             raise SettingsError(
                 f"policy {self.name!r} has {self.count} limits, but {len(identity)} identities were given; "
                 "give one for all, one for each, or a dictionary by the names of the keys"
             )
-        return tuple([tag_of(each) for each in identity])
+        try:
+            return tuple([tag_of(each) for each in identity])
+        except (AttributeError, TypeError):  # asked for afterwards: it is on the way of every request
+            raise next(_no_identity(each) for each in identity if not isinstance(each, str)) from None
 
     def _named(self, identity: Mapping[str, str], key: Key) -> str:
         """Return the identity that the key would find in a request with these values."""
@@ -208,7 +215,7 @@ class Plan:
 
     def decision(self, reply: Sequence[int], source: str, cost: int, tags: Sequence[Tag]) -> Decision:
         """Return what a reply of the script says."""
-        return Decision(bool(reply[0]), source, cost, self, reply[2:], (reply[1], tags))
+        return Decision(bool(reply[0]), source, cost, self, reply[2:], [reply[1], tags, cost])
 
     def unasked(self, allowed: bool, cost: int) -> Decision:
         """Return the decision of a policy that does not count in an outage."""
@@ -219,6 +226,11 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.name!r})"
+
+
+def _no_identity(identity: object) -> SettingsError:
+    # Its type and not itself: what people pass by mistake may be a token.
+    return SettingsError(f"an identity is text, such as 'user:7', and not {type(identity).__name__}")
 
 
 def plain_label(policy: str) -> str:

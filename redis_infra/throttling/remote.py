@@ -38,7 +38,7 @@ BUSY_RETRY: Final = 1000
 """Milliseconds after which to come again where not even the host's logs could be had."""
 
 
-def open_remote(alias: AliasSettings, throttle: ThrottleSettings) -> RemoteStore | None:
+def open_remote(alias: AliasSettings, throttle: ThrottleSettings, prefix: str = "") -> RemoteStore | None:
     """Return the store of the Redis that settings name; None where they name none. Opens no connection."""
     # redis-py is imported with the first decision, not with the settings.
     from redis_infra.connection.lifecycle import running
@@ -47,7 +47,7 @@ def open_remote(alias: AliasSettings, throttle: ThrottleSettings) -> RemoteStore
     options = ConnectionOptions.from_settings(alias)
     if options.scheme == "memory":
         return None
-    return RemoteStore(running(options), alias, throttle)
+    return RemoteStore(running(options), alias, throttle, prefix)
 
 
 class RemoteStore:
@@ -56,7 +56,9 @@ class RemoteStore:
     Thread-safe and shared by event loops: :meth:`hit` and :meth:`ahit` differ by ``await`` only.
     """
 
-    def __init__(self, options: Any, alias: AliasSettings, throttle: ThrottleSettings) -> None:
+    def __init__(
+        self, options: Any, alias: AliasSettings, throttle: ThrottleSettings, prefix: str = ""
+    ) -> None:
         from redis_infra.connection.lifecycle import open_database
 
         self.database = open_database(options, alias)
@@ -75,9 +77,12 @@ class RemoteStore:
         self._run, self._arun = failover.run, failover.arun
         self._attempt, self._aattempt = failover.attempt, failover.aattempt
         self.limits: HostLimits = self.database.companion(
-            "limits",
-            lambda: HostLimits(self.database.state_dir, options.keyspace, throttle.hosts, failover.prober),
+            f"limits of {prefix}",  # sites that share a database have logs of their own, in an outage too
+            lambda: HostLimits(
+                self.database.state_dir, options.keyspace, throttle.hosts, failover.prober, prefix
+            ),
         )
+        self._hosts = throttle.hosts
         self._forgotten_by_hand = self.limits.host.words[FORGOTTEN]
 
     # Decisions
@@ -92,9 +97,10 @@ class RemoteStore:
             if era & 1 and not counts and host.is_needed:
                 return None, "none"  # somebody has just waited in vain
             if not (era & 1 and counts):
-                if restarted and cost and monotonic_ms() - restarted <= plan.longest:
-                    self._remind(plan, tags, restarted)
-                reply = self._ask(plan, tags, cost)
+                knows = True
+                if restarted and cost and 0 <= monotonic_ms() - restarted <= plan.longest:
+                    knows = self._remind(plan, tags, restarted)
+                reply = self._ask(plan, tags, cost) if knows else None
                 if reply is not None:
                     if not (reply[0] and cost):
                         return reply, "redis"
@@ -102,8 +108,8 @@ class RemoteStore:
                         # The connection was new and the server another run: it was asked too early.
                         self._whole(REFUND, plan.keys(tags), plan.refund_arguments(cost, reply[1]))
                         continue
-                    host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
-                    if words[ERA] == era or not counts:
+                    host.table.note(plan.pages, tags, reply, restarted)
+                    if host.words[ERA] == era or not counts:
                         return reply, "redis"
                     # Somebody of this host found Redis away meanwhile, and may not know of this one yet.
                 needed = reply is None
@@ -126,17 +132,18 @@ class RemoteStore:
             if era & 1 and not counts and host.is_needed:
                 return None, "none"  # somebody has just waited in vain
             if not (era & 1 and counts):
-                if restarted and cost and monotonic_ms() - restarted <= plan.longest:
-                    await self._aremind(plan, tags, restarted)
-                reply = await self._aask(plan, tags, cost)
+                knows = True
+                if restarted and cost and 0 <= monotonic_ms() - restarted <= plan.longest:
+                    knows = await self._aremind(plan, tags, restarted)
+                reply = await self._aask(plan, tags, cost) if knows else None
                 if reply is not None:
                     if not (reply[0] and cost):
                         return reply, "redis"
                     if words[RESTARTED] != restarted:
                         await self._awhole(REFUND, plan.keys(tags), plan.refund_arguments(cost, reply[1]))
                         continue
-                    host.note(plan.notes, tags, reply[2::3], reply[1], restarted)
-                    if words[ERA] == era or not counts:
+                    host.table.note(plan.pages, tags, reply, restarted)
+                    if host.words[ERA] == era or not counts:
                         return reply, "redis"
                 needed = reply is None
                 if not counts:
@@ -177,7 +184,7 @@ class RemoteStore:
         if self.limits.host.decides:
             self.limits.look_after()
         try:
-            return self.limits.hit(plan.entries(tags), cost, needed=needed)
+            return self.limits.hit(plan.entries(tags), cost, needed=needed, hosts=self._hosts)
         except HostBusy:
             logger.debug("redis_infra.limits_busy")
             return self._turned_away(plan)
@@ -198,18 +205,25 @@ class RemoteStore:
 
     # After a restart of the server
 
-    def _remind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> None:
-        """Tell a server that may have forgotten what it once said of these identities; once each."""
+    def _remind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> bool:
+        """Tell a server that may have forgotten what it once said of these identities, once each.
+
+        Returns whether it knows by now: if it did not answer once, it is not asked again, nor for a decision.
+        """
         for entry, arguments in self._forgotten(plan, tags, restarted):
             reply = self._whole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
-            if reply is not None:
-                self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
+            if reply is None:
+                return False
+            self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
+        return True
 
-    async def _aremind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> None:
+    async def _aremind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> bool:
         for entry, arguments in self._forgotten(plan, tags, restarted):
             reply = await self._awhole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
-            if reply is not None:
-                self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
+            if reply is None:
+                return False
+            self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
+        return True
 
     def _forgotten(
         self, plan: Plan, tags: tuple[Tag, ...], restarted: int
@@ -249,12 +263,12 @@ class RemoteStore:
     ) -> bool:
         host, there = self.limits.host, 0
         if reply is not None:
-            host.note(plan.notes, tags, [each.limit for each in plan.terms], reply[0], restarted)
+            host.note_used(plan.pages, tags, [0] * plan.count, reply[0], restarted)
             there = reply[1]
         else:
             for entry in plan.entries(tags):
                 host.unlearn(entry.spot)
-        host.words[FORGOTTEN] += 1
+        host.has_forgotten()
         return bool(here or there)
 
     def was_forgotten(self) -> bool:
@@ -269,7 +283,7 @@ class RemoteStore:
         for pattern in _patterns(prefix, starts):
             effect = ImpatientEffect(Kind.CHANGE, pattern=pattern)
             count += self._run(self._connections.converse, _nobody, effect, unlink_matching(pattern)) or 0
-        self.limits.host.words[FORGOTTEN] += 1
+        self.limits.host.has_forgotten()
         return count
 
     async def aforget_labels(self, prefix: str, starts: Sequence[str]) -> int:
@@ -280,7 +294,7 @@ class RemoteStore:
             count += (
                 await self._arun(self._connections.aconverse, _nobody, effect, unlink_matching(pattern)) or 0
             )
-        self.limits.host.words[FORGOTTEN] += 1
+        self.limits.host.has_forgotten()
         return count
 
     def refund(self, plan: Plan, tags: tuple[Tag, ...], cost: int, charged: int, source: str) -> None:
@@ -304,8 +318,7 @@ class RemoteStore:
             self._note_totals(plan, tags, reply, restarted)
 
     def _note_totals(self, plan: Plan, tags: tuple[Tag, ...], reply: Sequence[int], restarted: int) -> None:
-        for entry, total in zip(plan.entries(tags), reply[1:], strict=True):
-            self.limits.host.note_total(entry.spot, total, reply[0], restarted)
+        self.limits.host.note_used(plan.pages, tags, reply[1:], reply[0], restarted)
 
     # Scripts that are not hot
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,38 @@ def test_a_refund_gives_back_what_was_charged(any_limiter: RateLimiter, call: Ca
     any_limiter.hit("3/min;9/h", "bob")
     call(any_limiter.refund, first)
     assert [state.remaining for state in any_limiter.peek("3/min;9/h", "bob").limits] == [2, 8]
+
+
+def test_a_decision_is_given_back_once(any_limiter: RateLimiter, call: Call) -> None:
+    """Else whoever asks twice gets back what others of his limit were charged."""
+    decisions = [call(any_limiter.hit, "5/15min", "bob", cost) for cost in (1, 3)]
+    for _ in range(3):
+        call(any_limiter.refund, decisions[0])
+    assert call(any_limiter.peek, "5/15min", "bob").remaining == 2
+    for amount, remaining in ((1, 3), (1, 4), (9, 5), (1, 5)):
+        call(any_limiter.refund, decisions[1], None, amount)
+        assert call(any_limiter.peek, "5/15min", "bob").remaining == remaining
+
+
+def test_a_look_is_not_counted(any_limiter: RateLimiter, call: Call) -> None:
+    call(any_limiter.hit, "5/15min", "bob")
+    before = any_limiter.counters.snapshot()
+    call(any_limiter.peek, "5/15min", "bob")
+    call(any_limiter.hit, "5/15min", "bob", 0)
+    assert any_limiter.counters.snapshot() == before
+
+
+@pytest.mark.parametrize("policy", [7, None, b"5/min", {"rate": "5/min"}, [], (), [["5/min", "ip"]]])
+def test_what_is_no_policy_is_named_with_what_would_be_one(any_limiter: RateLimiter, policy: Any) -> None:
+    with pytest.raises(SettingsError, match=f"^{re.escape(repr(policy))} is not a policy; give the name"):
+        any_limiter.hit(policy, "bob")
+
+
+@pytest.mark.parametrize("identity", [7, None, b"bob", [7]])
+def test_an_identity_is_text(any_limiter: RateLimiter, identity: Any) -> None:
+    """What is none is not shown: it may be a token."""
+    with pytest.raises(SettingsError, match=r"identity is text, such as 'user:7', and not (int|None|bytes)"):
+        any_limiter.hit("5/min", identity)
 
 
 def test_a_refund_may_name_whom(any_limiter: RateLimiter, call: Call) -> None:

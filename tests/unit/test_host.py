@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from redis_infra.resilience.statedir import StateDir
 from redis_infra.throttling import host as host_module
-from redis_infra.throttling.host import ERA, RESTARTED, SLOT, SLOTS, Host, Note, Spot, Tag
+from redis_infra.throttling.host import CLOSING, ERA, FORGOTTEN, LEASE, NEEDED, RESTARTED, Host
+from redis_infra.throttling.host_tables import Note, Spot, Tag, pages_of
 from tests.forking import in_child
 
 MINUTE = 60_000
-NOTE = Note(place=0, check=0, window=MINUTE, limit=20)
+NOTE = Note(policy=0, salt=1, window=MINUTE, limit=20)
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def host(state_dir: StateDir) -> Host:
 
 
 def tag(number: int) -> Tag:
-    return Tag(b"", number & 0xFFFFFFFF, number >> 32)
+    return Tag(b"", number)
 
 
 def used(host: Host, number: int) -> int:
@@ -36,7 +38,7 @@ def used(host: Host, number: int) -> int:
 
 
 def note(host: Host, number: int, remaining: int, at: int, restarted: int = 0) -> None:
-    host.note([NOTE], [tag(number)], [remaining], at, restarted)
+    host.table.note(pages_of([NOTE]), (tag(number),), [1, at, remaining, 0, 0], restarted)
 
 
 def test_an_era_is_the_hosts(state_dir: StateDir, host: Host) -> None:
@@ -91,28 +93,11 @@ def test_what_another_run_of_the_server_said_is_older(host: Host) -> None:
     assert used(host, 7) == 1
 
 
-def test_who_shares_a_place_is_believed_to_have_used_the_more(host: Host) -> None:
-    """Otherwise a flood of made-up identities would wipe out what somebody has used."""
-    other = 7 + SLOTS + (9 << 32)
-    note(host, 7, remaining=3, at=1000)
-    note(host, other, remaining=19, at=2000)
-    assert used(host, 7) == 17
-    assert used(host, other) == 17
-
-
 def test_what_was_known_is_forgotten_with_its_window(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     note(host, 7, remaining=3, at=1000)
     later = host_module.monotonic_ms() + MINUTE + 1
     monkeypatch.setattr(host_module, "monotonic_ms", lambda: later)
     assert used(host, 7) == 0
-
-
-def test_a_flood_leaves_the_table_as_large_as_it_is(host: Host) -> None:
-    for number in range(50_000):
-        note(host, number * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF, remaining=0, at=1000 + number)
-    assert len(host._table) == SLOTS * SLOT
-    assert host.directory is not None
-    assert sum(path.stat().st_size for path in host.directory.iterdir()) < 1024**2
 
 
 def test_a_dead_process_leaves_what_it_knew_to_its_heir(state_dir: StateDir) -> None:
@@ -168,6 +153,16 @@ def test_files_are_this_users_alone(host: Host) -> None:
     assert {path.stat().st_mode & 0o777 for path in host.directory.iterdir()} == {0o600}
 
 
+def test_sites_that_share_a_database_have_eras_and_tables_of_their_own(state_dir: StateDir) -> None:
+    blue, green = (Host(state_dir, "redis://somewhere:6379/0", prefix) for prefix in ("blue", "green"))
+    note(blue, 7, remaining=15, at=1000)
+    blue.take_over()
+    assert (blue.decides, green.decides) == (True, False)
+    assert (used(blue, 7), used(green, 7)) == (5, 0)
+    since = Host.decides_since(state_dir, "redis://somewhere:6379/0")
+    assert since is not None, "one of them does"
+
+
 @pytest.mark.parametrize("setting", ["", "/proc/none/such"])
 def test_without_a_directory_a_process_is_its_own_host(setting: str) -> None:
     host = Host(StateDir.open(setting), "redis://somewhere:6379/0")
@@ -184,3 +179,65 @@ def test_a_table_that_was_cut_short_is_not_read(state_dir: StateDir, host: Host)
     note(host, 7, remaining=15, at=1000)
     host.take_over()
     assert used(host, 7) == 5
+
+
+# --- files that others spoil ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", [NEEDED, LEASE, CLOSING])
+@pytest.mark.parametrize("garbage", [2**64 - 1, 2**63, 1])
+def test_times_that_nobody_can_have_written_count_for_nothing(host: Host, word: int, garbage: int) -> None:
+    """They would keep the host from Redis for years, and are no time that a thread can wait."""
+    host.words[word] = garbage
+    assert host.left(word) == 0
+    host.keep(word, 40)
+    assert 0 < host.left(word) <= 40
+
+
+def test_a_count_goes_on_after_its_end(host: Host) -> None:
+    host.words[FORGOTTEN] = 2**64 - 1
+    host.has_forgotten()
+    assert host.words[FORGOTTEN] == 0
+
+
+@pytest.mark.parametrize("name", ["shared", "seen-*"])
+def test_a_file_that_was_cut_short_is_made_whole(host: Host, name: str) -> None:
+    assert host.directory is not None
+    (path,) = host.directory.glob(name)
+    os.truncate(path, 0)
+    host.look()
+    note(host, 7, remaining=15, at=1000)
+    host.take_over()
+    assert (host.decides, used(host, 7)) == (True, 5)
+
+
+def test_who_begins_anew_takes_along_what_he_knows(state_dir: StateDir, host: Host) -> None:
+    note(host, 7, remaining=15, at=1000)
+    host.met("aaaa")
+    host.met("bbbb")
+    restarted = host.words[RESTARTED]
+    host.take_over()
+    shutil.rmtree(state_dir.where)
+    host.look()
+    assert host.shares
+    assert (host.decides, used(host, 7), host.words[RESTARTED]) == (True, 5, restarted)
+
+    def other_process() -> list[int | bool]:
+        other = Host(state_dir, "redis://somewhere:6379/0")
+        return [other.decides, used(other, 7)]
+
+    assert in_child(other_process) == [True, 5]
+
+
+def test_a_directory_that_can_be_used_by_now_is_used(tmp_path: Path) -> None:
+    """A process that began on a full disk shares as soon as there is room, and not with its next start."""
+    (tmp_path / "state").write_text("in the way")
+    host = Host(StateDir.open(str(tmp_path / "state")), "redis://somewhere:6379/0")
+    note(host, 7, remaining=15, at=1000)
+    host.take_over()
+    assert not host.shares
+    (tmp_path / "state").unlink()
+    host.look()
+    assert not host.shares, "it does not try each second"
+    host.look(again=True)
+    assert (host.shares, host.problem, host.decides, used(host, 7)) == (True, "", True, 5)
