@@ -71,6 +71,10 @@ def _forget_caches() -> None:
             with contextlib.suppress(AttributeError):  # was not used
                 del caches[alias]
         forget_engines()
+    if "redis_infra.querycache.space" in sys.modules:
+        from redis_infra.querycache.space import forget_spaces
+
+        forget_spaces()
     if "redis_infra.throttling.limiter" in sys.modules:
         from redis_infra.throttling.limiter import forget_limiters
 

@@ -8,7 +8,6 @@ survives Redis.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -26,7 +25,9 @@ from redis_infra.cache import operations as plans
 from redis_infra.cache.codec import Unreadable
 from redis_infra.cache.engine import Engine, engine_for
 from redis_infra.cache.fallback import Missing, NotInteger
+from redis_infra.cache.filling import get_or_set
 from redis_infra.cache.operations import NotACounter, Plan
+from redis_infra.cache.steps import acarry_out, carry_out
 from redis_infra.cache.values import COUNTER_MAX, COUNTER_MIN, MISSING
 from redis_infra.connection.bulk import BATCH
 from redis_infra.exceptions import CounterOverflow, SettingsError
@@ -598,80 +599,16 @@ class RedisCache(DjangoRedisCache):
     ) -> Any:
         """Return what is stored, or store and return ``default``, called if it can be.
 
-        Threads and tasks of one process that miss the same key at once wait for
-        one computation. None is a value like any other.
+        Threads, tasks and processes that miss the same key at once wait for one computation, for ten
+        seconds at most. None is a value like any other.
         """
-        flights = self._engine.flights
-        landed = flights.landed
-        found = self.get(key, MISSING, version=version)
-        if found is not MISSING:
-            return found
-        if not callable(default):
-            return self._fill(key, default, timeout, version)
-        mine: list[Any] = []
-
-        def compute() -> bytes:
-            value = MISSING
-            if flights.landed != landed:
-                # Somebody has computed since before our look: look again.
-                value = self.get(key, MISSING, version=version)
-            if value is MISSING:
-                value = self._fill(key, default(), timeout, version)
-            mine.append(value)
-            return self._encoded(key, value)
-
-        raw = flights.do(self._name(key, version), compute)
-        # Who waited gets a copy: what one request does to its list is no business of another's.
-        value = mine[0] if mine else self._decoded(key, raw)
-        return value if value is not MISSING else self._fill(key, default(), timeout, version)
+        return carry_out(self._engine, get_or_set(self, key, default, timeout, version))
 
     async def aget_or_set(
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> Any:
         """:meth:`get_or_set`; ``default`` may be a coroutine function, or return an awaitable."""
-        flights = self._engine.flights
-        landed = flights.landed
-        found = await self.aget(key, MISSING, version=version)
-        if found is not MISSING:
-            return found
-        if not callable(default):
-            return await self._afill(key, default, timeout, version)
-        mine: list[Any] = []
-
-        async def compute() -> bytes:
-            value = MISSING
-            if flights.landed != landed:
-                value = await self.aget(key, MISSING, version=version)
-            if value is MISSING:
-                value = await self._afill(key, await _called(default), timeout, version)
-            mine.append(value)
-            return await _planned(self._encoded, key, value)
-
-        raw = await flights.ado(self._name(key, version), compute)
-        value = mine[0] if mine else self._decoded(key, raw)
-        if value is not MISSING:
-            return value
-        return await self._afill(key, await _called(default), timeout, version)
-
-    def _fill(self, key: Any, value: Any, timeout: Any, version: int | None) -> Any:
-        """Store a value where there is none, and return what is there then."""
-        if self.add(key, value, timeout, version=version):
-            return value
-        found = self.get(key, MISSING, version=version)
-        if found is not MISSING:
-            return found
-        # There is something that nobody can read (another serializer's, a class that is gone).
-        self.set(key, value, timeout, version=version)
-        return value
-
-    async def _afill(self, key: Any, value: Any, timeout: Any, version: int | None) -> Any:
-        if await self.aadd(key, value, timeout, version=version):
-            return value
-        found = await self.aget(key, MISSING, version=version)
-        if found is not MISSING:
-            return found
-        await self.aset(key, value, timeout, version=version)
-        return value
+        return await acarry_out(self._engine, get_or_set(self, key, default, timeout, version))
 
     def _encoded(self, key: Any, value: Any) -> bytes:
         return self._engine.codec.encode(self._bound(key, ""), value)
@@ -784,8 +721,3 @@ async def _planned(make: Callable[..., T], *args: Any) -> T:
         return make(*args)
     except SynchronousOnlyOperation:
         return await sync_to_async(make, thread_sensitive=True)(*args)
-
-
-async def _called(default: Callable[[], Any]) -> Any:
-    value = default()
-    return await value if inspect.isawaitable(value) else value

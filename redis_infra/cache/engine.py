@@ -19,6 +19,7 @@ from django.conf import settings as django_settings
 
 from redis_infra.cache.codec import Codec, Unreadable
 from redis_infra.cache.fallback import FallbackStore
+from redis_infra.cache.lease import WAIT
 from redis_infra.cache.operations import Plan
 from redis_infra.cache.signals import connect as connect_signals
 from redis_infra.conf import AliasSettings
@@ -48,7 +49,7 @@ class Engine:
             options=settings.options,
             key_material=_key_material() if settings.signed else (),
         )
-        self.flights = SingleFlight()
+        self.flights = SingleFlight(bound=WAIT)
         self._unreadable: set[str] = set()
 
     def run(self, plan: Plan) -> Any:

@@ -14,7 +14,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from redis_infra.cache.values import COUNTER_MAX, COUNTER_MIN
 from redis_infra.clock import SYSTEM_CLOCK, Clock
@@ -23,6 +23,7 @@ from redis_infra.keys import glob_to_regex
 
 __all__ = ["NO_CREATE", "FallbackStore", "Missing", "NotInteger"]
 
+T = TypeVar("T")
 _Entry: TypeAlias = tuple[bytes, float]  # the value, and when it ends by the monotonic clock
 
 # A sweep looks at every entry (0.5 ms for 10,000), so a store that is full sweeps once in so many seconds.
@@ -181,6 +182,20 @@ class FallbackStore:
                     self._put(name, raw, entry[1])
                     return raw
 
+    def exchange(self, name: str, decide: Callable[[bytes | None], tuple[bytes | None, float, T]]) -> T:
+        """Let ``decide`` look at what is stored (None: nothing) and say what is to be stored instead, and how
+        long at least; None leaves it as it is. Returns the third thing that ``decide`` says.
+
+        One step: nobody comes in between. ``decide`` must not use the store, nor run anybody else's code.
+        """
+        with self._lock:
+            entry = self._live(name)
+            raw, ttl, answer = decide(entry[0] if entry else None)
+            if raw is not None:
+                ends = self._deadline(ttl)
+                self._put(name, raw, max(ends, entry[1]) if entry else ends)
+            return answer
+
     # --- many
 
     def get_many(self, names: Iterable[str]) -> list[bytes | None]:
@@ -201,6 +216,12 @@ class FallbackStore:
         """Remove all names for which ``matches`` is true, a pure function of the name; return how many."""
         with self._lock:
             return self.delete(*filter(matches, list(self._entries)))
+
+    def delete_values(self, matches: Callable[[str, bytes], object]) -> int:
+        """Remove what ``matches``, a pure function of name and value, is true for; return how many."""
+        with self._lock:
+            found = [name for name, entry in list(self._entries.items()) if matches(name, entry[0])]
+            return self.delete(*found)
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return the names that match Redis' glob ``pattern``, in no particular order."""

@@ -10,6 +10,7 @@ Knows nothing of caches. Other processes compute for themselves.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import Awaitable, Callable, Hashable
@@ -37,14 +38,15 @@ class SingleFlight:
     ``sync_to_async`` or ``async_to_sync``), leaders that wait for each other, a synchronous caller in the
     thread of an event loop whose task leads. Nobody can tell whether a leading task needs the thread that
     would wait for it (``sync_to_async`` may run everything in one), so a thread waits for a task for
-    ``patience`` seconds at most. A leader that starts threads of its own and joins them while they ask for
-    its key waits for ever.
+    ``patience`` seconds at most. Without a ``bound`` in seconds on all waiting, a leader that starts threads
+    of its own and joins them while they ask for its key waits for ever.
 
     Thread-safe, and shared by event loops. A forked child begins without flights.
     """
 
-    def __init__(self, *, patience: float = PATIENCE) -> None:
-        self._patience = patience
+    def __init__(self, *, patience: float = PATIENCE, bound: float | None = None) -> None:
+        self._patience = patience if bound is None else min(patience, bound)
+        self._bound = bound
         self.landed = 0
         """How many computations have ended so far; who remembers it can tell that none has since."""
         self._flights: dict[Hashable, _Flight] = {}
@@ -54,45 +56,55 @@ class SingleFlight:
         """How many computations are under way."""
         return len(self._flights)
 
-    def do(self, key: Hashable, compute: Callable[[], T]) -> T:
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether somebody computes this key now."""
+        return key in self._flights
+
+    def do(self, key: Hashable, compute: Callable[[], T], alone: Callable[[], T] | None = None) -> T:
         """Return ``compute()``, or what it gives somebody who is computing this key now.
 
+        Who must not wait does ``alone`` instead, if there is such a thing.
         Raises what ``compute`` raises, whoever called it. A leader that is interrupted (cancelled, or by
         ``SystemExit`` and its kind) fails alone: the next one leads.
         """
         while True:
             place = self._board(key, _ThreadWait)
             if place is None:
-                return compute()
+                return (alone or compute)()
             if isinstance(place, _Flight):
                 with _Lead(self, key, place) as lead:
                     value = lead.value = compute()
                 return value
             try:
-                outcome = place.outcome(self._patience)
+                outcome = place.outcome(self._patience, self._bound)
             finally:
                 self._leave(place)
             if outcome is None:
-                return compute()
+                return (alone or compute)()
             if outcome.is_final:
                 return outcome.get()  # type: ignore[no-any-return]
 
-    async def ado(self, key: Hashable, compute: Callable[[], Awaitable[T]]) -> T:
+    async def ado(
+        self,
+        key: Hashable,
+        compute: Callable[[], Awaitable[T]],
+        alone: Callable[[], Awaitable[T]] | None = None,
+    ) -> T:
         """:meth:`do` for a coroutine function. Cancelling a waiter does nothing to the leader."""
         while True:
             place = self._board(key, _TaskWait)
             if place is None:
-                return await compute()
+                return await (alone or compute)()
             if isinstance(place, _Flight):
                 with _Lead(self, key, place) as lead:
                     value = lead.value = await compute()
                 return value
             try:
-                outcome = await place.outcome()
+                outcome = await place.outcome(self._bound)
             finally:
                 self._leave(place)
             if outcome is None:
-                return await compute()
+                return await (alone or compute)()
             if outcome.is_final:
                 return outcome.get()  # type: ignore[no-any-return]
 
@@ -273,9 +285,9 @@ class _ThreadWait(_Wait):
         self._outcome = outcome
         self._arrived.set()
 
-    def outcome(self, patience: float) -> _Outcome | None:
-        """Wait for it; None if a task took longer than ``patience`` seconds."""
-        self._arrived.wait(patience if self.flight.is_async else None)
+    def outcome(self, patience: float, bound: float | None) -> _Outcome | None:
+        """Wait for it; None if a task took longer than ``patience`` seconds, or anybody than ``bound``."""
+        self._arrived.wait(patience if self.flight.is_async else bound)
         return self._outcome
 
 
@@ -295,13 +307,16 @@ class _TaskWait(_Wait):
         if not self._future.done():  # cancelled
             self._future.set_result(outcome)
 
-    async def outcome(self) -> _Outcome | None:
-        """Wait for it; None if the loop in which it was to be computed is closed."""
+    async def outcome(self, bound: float | None) -> _Outcome | None:
+        """Wait for it; None if it took longer than ``bound``, or if the loop of its leader is closed."""
         loop = self.flight.loop
-        while loop is not None and loop is not self._loop and not self._future.done():
-            await asyncio.wait({self._future}, timeout=LOOK_AT_LOOP)
-            if loop.is_closed() and not self._future.done():
+        is_elsewhere = loop is not None and loop is not self._loop
+        ends = math.inf if bound is None else self._loop.time() + bound
+        while (is_elsewhere or bound is not None) and not self._future.done():
+            left = ends - self._loop.time()
+            if left <= 0 or (loop is not None and loop.is_closed()):
                 return None
+            await asyncio.wait({self._future}, timeout=min(left, LOOK_AT_LOOP) if is_elsewhere else left)
         return await self._future
 
 

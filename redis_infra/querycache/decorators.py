@@ -1,0 +1,366 @@
+"""``cached`` and ``cached_many``: functions whose results are kept.
+
+::
+
+    @cached("user:{user_id}", ttl="user")
+    def get_user(user_id): ...
+
+    get_user(7)
+    get_user.invalidate(7)
+
+The same decorators serve functions, methods and class methods, ``def`` and ``async def``. A decorated
+function never raises because of the cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from redis_infra.cache import steps
+from redis_infra.cache.codec import Codec, Unreadable
+from redis_infra.cache.steps import Steps
+from redis_infra.cache.values import MISSING
+from redis_infra.conf import get_settings
+from redis_infra.exceptions import SettingsError
+from redis_infra.keys import Template, escape, template, value
+from redis_infra.querycache import loading, transactions
+from redis_infra.querycache.entries import now_ms, read_entry
+from redis_infra.querycache.invalidation import ainvalidate, invalidate
+from redis_infra.querycache.loading import Recipe, Tally, judge
+from redis_infra.querycache.policy import Policy, Ttl, make_policy
+from redis_infra.querycache.signature import automatic_key, compile_key, compile_tags, shortened
+from redis_infra.querycache.space import Place, Space, space_for
+
+__all__ = ["AsyncCached", "Cached", "cached", "functions", "kind_of", "template_of"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+Vary = Callable[[], Any]
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine function is a function, too
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncCached[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
+
+
+functions: Final[dict[str, Any]] = {}
+"""Every decorated function by its dotted name, for warmers and statistics."""
+
+
+def cached(
+    key: str | Template | None = None,
+    *,
+    ttl: Ttl,
+    tags: Sequence[str | Template] = (),
+    cache: str = "default",
+    stale: Any = None,
+    version: int = 1,
+    condition: Callable[[Any], bool] | None = None,
+    vary: Vary | Sequence[Vary] | None = None,
+    serializer: str | None = None,
+    none_ttl: Any = None,
+) -> _Decorator:
+    """Keep what a function returns.
+
+    ``key`` is a template over the function's parameters (``"doc:{doc.pk}:{lang}"``), or the name of one in
+    ``REDIS_INFRA["KEYS"]``; without one it is made of the function's name and all arguments. ``ttl`` is how
+    long a value is good: seconds, ``"5min"``, a timedelta, a data type (``"user"``), or a function of the
+    result. For ``stale`` longer an expired value is served while one caller computes the next, and when that
+    fails. ``tags`` are templates too, to invalidate by. ``condition(result)`` says whether to keep it;
+    ``none_ttl`` is the lifetime of None, if it is another. ``vary`` is a function without arguments, or
+    several, whose results belong to the key (``get_language``). Another ``version`` makes a miss of what was
+    kept. ``serializer`` is as in the settings.
+
+    One caller computes, in this process and in all others; who comes meanwhile waits for it, ten seconds at
+    most. A result that was computed before an invalidation is not kept after it. In ``atomic()`` results are
+    kept at commit. Thread-safe, safe after ``fork``, in any number of event loops; native coroutines.
+
+    Raises:
+        SettingsError: when decorating: a field that is no parameter, an unknown data type, a wrong lifetime.
+    """
+
+    def decorate(function: Any) -> Any:
+        wrapped = function.__func__ if isinstance(function, classmethod | staticmethod) else function
+        if not callable(wrapped) or inspect.isclass(wrapped):
+            raise SettingsError(f"@cached is for functions, not for {wrapped!r}")
+        if inspect.isgeneratorfunction(wrapped) or inspect.isasyncgenfunction(wrapped):
+            raise SettingsError(f"{wrapped.__qualname__} yields its results; return a list to have it cached")
+        made = template_of(key)
+        options = _Options(
+            made,
+            tuple(template(each) for each in ([tags] if isinstance(tags, str | Template) else tags)),
+            _functions(vary),
+            make_policy(
+                kind=kind_of(made, wrapped),
+                ttl=ttl,
+                none_ttl=none_ttl,
+                stale=stale,
+                version=version,
+                condition=condition,
+            ),
+            cache,
+            None if serializer is None else Codec.build(serializer=serializer),
+        )
+        is_async = inspect.iscoroutinefunction(wrapped)
+        binding = type(function) if function is not wrapped else None
+        return (AsyncCached if is_async else Cached)(wrapped, options, binding)
+
+    return decorate
+
+
+def template_of(key: str | Template | None) -> Template | None:
+    """Return the template that a key, or its name in the settings, is."""
+    if key is None or isinstance(key, Template):
+        return key
+    named = get_settings().keys
+    if key in named:
+        return template(named[key])
+    if not isinstance(key, str):
+        raise SettingsError(
+            f"{key!r} is not a key template: @cached takes one, as in @cached('user:{{user_id}}')"
+        )
+    return template(key)
+
+
+def kind_of(made: Template | None, function: Any) -> str:
+    """Return the data type of a function that does not name one: what its keys begin with."""
+    if made is not None and isinstance(made.parts[0], str):
+        return made.parts[0].partition(":")[0] or "other"
+    return str(function.__module__) if made is None else "other"
+
+
+def _functions(vary: Vary | Sequence[Vary] | None) -> tuple[Vary, ...]:
+    found = () if vary is None else (vary,) if callable(vary) else tuple(vary)
+    for each in found:
+        if not callable(each):
+            raise SettingsError(f"vary {each!r} is not a function without arguments, such as get_language")
+    return found
+
+
+class _Options:
+    """What a decorator was told, checked."""
+
+    def __init__(
+        self,
+        key: Template | None,
+        tags: tuple[Template, ...],
+        vary: tuple[Vary, ...],
+        policy: Policy,
+        cache: str,
+        codec: Codec | None,
+    ) -> None:
+        self.key = key
+        self.tags = tags
+        self.vary = vary
+        self.policy = policy
+        self.cache = cache
+        self.codec = codec
+
+
+class _Base(Generic[P]):
+    """What sync and async functions have in common: a key for each call, and where its value lies."""
+
+    def __init__(self, function: Callable[..., Any], options: _Options, binding: type | None) -> None:
+        functools.update_wrapper(self, function)  # type: ignore[arg-type]  # an object that is called
+        self.uncached = function
+        self._options = options
+        self._binding = binding
+        plain = compile_key(function, options.key) if options.key is not None else automatic_key(function)
+        self._plain_key = plain
+        self._tags = compile_tags(function, options.tags)
+        self._bound_to: tuple[Any, ...] = ()
+        label = f"{function.__module__}.{function.__qualname__}"
+        self._recipe = Recipe(
+            label=label,
+            alias=options.cache,
+            policy=options.policy,
+            codec=options.codec,
+            tally=Tally(),
+        )
+        functions[label] = self
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Bind a method, as functions do."""
+        if self._binding is staticmethod:
+            return self
+        target = owner if self._binding is classmethod else instance
+        if target is None:
+            return self
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound._bound_to = (target,)
+        bound.uncached = self.uncached.__get__(target)
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<cached {self._recipe.label}>"
+
+    @property
+    def tally(self) -> Tally:
+        """What callers in this process got."""
+        return self._recipe.tally
+
+    @property
+    def template(self) -> Template | None:
+        return self._options.key
+
+    @property
+    def cache(self) -> str:
+        return self._options.cache
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call, without the prefix of its cache.
+
+        Raises:
+            TypeError: the arguments do not fit the function, or make no key.
+        """
+        return self._key(args, kwargs)
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        key = self._plain_key(*self._bound_to, *args, **kwargs)
+        if self._options.vary:
+            key = ":@".join((key, *[value(each()) for each in self._options.vary]))
+        return key if len(key) <= 180 else shortened(key)
+
+    def _place(self, space: Space, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Place:
+        tags = self._tags(*self._bound_to, *args, **kwargs) if self._tags is not None else ()
+        return space.place(key, tags)
+
+    def _patterns(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+        """Return what a call's values are invalidated by: in all the languages, say, that it varies by."""
+        key = self._plain_key(*self._bound_to, *args, **kwargs)
+        if self._options.vary:
+            return [f"{escape(key)}:@*"]
+        return [escape(key if len(key) <= 180 else shortened(key))]
+
+    def _hit(self, space: Space, key: str, raw: bytes | None) -> Any:
+        """Return the value of an entry without tags that is good and not due; MISSING otherwise."""
+        entry = read_entry(raw) if raw is not None else None
+        recipe = self._recipe
+        if entry is None or entry.stamps or entry.version != recipe.policy.version or entry.is_due(now_ms()):
+            return MISSING
+        engine = space.engine
+        if engine.is_signed:
+            return loading.decode(space, recipe, space.place(key), entry.payload)
+        try:
+            value = (recipe.codec or engine.codec).decode("", entry.payload)
+        except Unreadable as error:
+            engine.note_unreadable(error)
+            return MISSING
+        recipe.tally.hits += 1
+        return value
+
+    def _get(
+        self,
+        space: Space,
+        key: str,
+        raw: bytes | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_read: bool,
+    ) -> Steps:
+        """Return the value of a call: what is kept, or what the function returns."""
+        place = self._place(space, key, args, kwargs)
+        compute = functools.partial(self.uncached, *args, **kwargs)
+        return loading.get(space, self._recipe, place, compute, raw, is_read=is_read)
+
+    @property
+    def _is_quick(self) -> bool:
+        """Whether one GET answers: no tags, and nothing that this process has yet to invalidate."""
+        return self._tags is None and not transactions.pending
+
+    def _kept(self, space: Space, place: Place, raw: bytes | None, stamps: list[bytes | None]) -> Any:
+        seen = judge(raw, stamps, self._recipe.policy.version)
+        if seen.entry is None or seen.entry.fresh <= now_ms():
+            return None
+        value = loading.decode(space, self._recipe, place, seen.entry.payload)
+        return None if value is MISSING else value
+
+
+class Cached(_Base[P], Generic[P, R]):
+    """A function whose results are kept; see :func:`cached`."""
+
+    uncached: Callable[P, R]
+    """The function itself."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return self.uncached(*args, **kwargs)
+        key, raw, is_quick = self._key(args, kwargs), None, self._is_quick
+        if is_quick:
+            raw = space.engine.fetch(space.base(key) + key)
+            value = self._hit(space, key, raw)
+            if value is not MISSING:
+                return value  # type: ignore[no-any-return]
+        rest = self._get(space, key, raw, args, kwargs, is_read=is_quick)
+        return steps.carry_out(space.engine, rest)  # type: ignore[no-any-return]
+
+    def get(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Return the value that is kept for a call, None if there is none that is good; computes nothing."""
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return None
+        place = self._place(space, self._key(args, kwargs), args, kwargs)
+        raw, *stamps = space.engine.run(space.read_many((place.name, *place.stamps)))
+        return self._kept(space, place, raw, stamps)  # type: ignore[no-any-return]
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute the value of a call anew, keep it and return it."""
+        self.invalidate(*args, **kwargs)
+        return self(*args, **kwargs)
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Forget the value of a call; return how many there were. In ``atomic()`` at commit, and 0."""
+        return invalidate(*self._patterns(args, kwargs), cache=self._recipe.alias)
+
+
+class AsyncCached(_Base[P], Generic[P, R]):
+    """A coroutine function whose results are kept; see :func:`cached`."""
+
+    uncached: Callable[P, Coroutine[Any, Any, R]]
+    """The function itself."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        return self._call(args, kwargs)
+
+    async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return await self.uncached(*args, **kwargs)
+        key, raw, is_quick = self._key(args, kwargs), None, self._is_quick
+        if is_quick:
+            raw = await space.engine.afetch(space.base(key) + key)
+            value = self._hit(space, key, raw)
+            if value is not MISSING:
+                return value  # type: ignore[no-any-return]
+        rest = self._get(space, key, raw, args, kwargs, is_read=is_quick)
+        return await steps.acarry_out(space.engine, rest)  # type: ignore[no-any-return]
+
+    async def aget(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Return the value that is kept for a call, None if there is none that is good; computes nothing."""
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return None
+        place = self._place(space, self._key(args, kwargs), args, kwargs)
+        raw, *stamps = await space.engine.arun(space.read_many((place.name, *place.stamps)))
+        return self._kept(space, place, raw, stamps)  # type: ignore[no-any-return]
+
+    async def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute the value of a call anew, keep it and return it."""
+        await self.ainvalidate(*args, **kwargs)
+        return await self(*args, **kwargs)
+
+    async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Forget the value of a call; return how many there were."""
+        return await ainvalidate(*self._patterns(args, kwargs), cache=self._recipe.alias)

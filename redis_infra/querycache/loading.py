@@ -1,0 +1,326 @@
+"""One computation: who computes a value that is not there, and what everybody else gets meanwhile.
+
+In a process one caller leads (single flight); among processes one holds the lease that lies in the entry
+itself, and only what was computed under it is stored. Whatever invalidates an entry takes the lease with it,
+so a value from before an invalidation is never stored after it.
+
+Written as :mod:`~redis_infra.querycache.steps`, so without I/O.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from django.conf import settings as django_settings
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db.models import QuerySet
+
+from redis_infra.cache.codec import Codec, Unreadable
+from redis_infra.cache.lease import computing, held, is_computing, pauses
+from redis_infra.cache.steps import Call, Fly, Step, Steps, Work
+from redis_infra.cache.values import MISSING
+from redis_infra.querycache import transactions
+from redis_infra.querycache.entries import NOBODY, Entry, new_token, now_ms, pack_entry, read_entry
+from redis_infra.querycache.policy import Policy
+from redis_infra.querycache.space import Place, Space
+
+__all__ = [
+    "Recipe",
+    "Seen",
+    "Tally",
+    "decode",
+    "encode",
+    "get",
+    "judge",
+    "packed",
+]
+
+logger = logging.getLogger(__name__)
+
+PAUSE: Final = 1000
+"""Milliseconds for which nobody tries again after a loader failed and an expired value was served."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one function's callers got, since the process started; see Counters for how exact that is."""
+
+    hits: int = 0
+    misses: int = 0
+    stale: int = 0
+    """Expired values that were served."""
+    waits: int = 0
+    """Callers that waited for somebody else's computation."""
+    errors: int = 0
+    """Loaders that raised."""
+    computations: int = 0
+    seconds: float = 0.0
+    """In loaders."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What all calls of one function have in common."""
+
+    label: str
+    alias: str
+    policy: Policy
+    codec: Codec | None
+    """Its own; None is the alias'."""
+    tally: Tally
+
+
+class Seen(NamedTuple):
+    """What a look at an entry came to."""
+
+    entry: Entry | None
+    """The value, where it may be served at all."""
+    is_due: bool
+    """Whether it is to be computed anew: it has expired, or there is none."""
+    filled_by: bytes
+    """Who filled what lies there, good or not."""
+
+
+class Loaded(NamedTuple):
+    """What a computation came to."""
+
+    value: Any
+    payload: bytes | None
+    """For those who waited for it; None where they have to look for themselves."""
+
+
+def judge(raw: bytes | None, stamps: Sequence[bytes | None], version: int) -> Seen:
+    """Return what the bytes of an entry are worth, given the stamps of its tags as they are now."""
+    entry = read_entry(raw) if raw is not None else None
+    if entry is None:
+        return Seen(None, True, NOBODY)
+    now = now_ms()
+    if None in stamps or not entry.is_good(version, b"".join(stamps), now):  # type: ignore[arg-type]
+        return Seen(None, True, entry.filled_by)
+    return Seen(entry, entry.is_due(now), entry.filled_by)
+
+
+# --- the algorithm --------------------------------------------------------------------------------------
+
+
+def get(
+    space: Space,
+    recipe: Recipe,
+    place: Place,
+    compute: Callable[[], Any],
+    raw: bytes | None,
+    *,
+    is_read: bool,
+) -> Steps:
+    """Return the value of an entry: what is there, or what ``compute`` comes to. Raises what that raises.
+
+    ``raw`` is what lies there, if ``is_read``; then the entry has no tags.
+    """
+    tally = recipe.tally
+    if transactions.pending and transactions.is_invalidated_here(recipe.alias, place.key, place.tags):
+        return (yield Call(compute))
+    stamps: list[bytes | None] = []
+    if not is_read:
+        raw, *stamps = yield space.read_many((place.name, *place.stamps))
+    is_first = True
+    while True:
+        seen = judge(raw, stamps, recipe.policy.version)
+        value = MISSING if seen.entry is None else decode(space, recipe, place, seen.entry.payload)
+        if value is MISSING:
+            seen = Seen(None, True, seen.filled_by)
+        elif not seen.is_due:
+            tally.hits += is_first
+            return value
+        tally.misses += is_first
+        is_first = False
+        if seen.entry is not None and place.name in space.engine.flights:
+            tally.stale += seen.entry.fresh <= now_ms()
+            return value
+        mine: list[Any] = []
+        payload = yield Fly(
+            place.name,
+            partial(_leading, space, recipe, place, seen, compute, mine),
+            partial(_alone, recipe, compute, mine),
+        )
+        if mine:
+            return mine[0]
+        tally.waits += 1
+        if payload is not None:
+            value = decode(space, recipe, place, payload)
+            if value is not MISSING:
+                return value
+        raw, *stamps = yield space.read_many((place.name, *place.stamps))
+
+
+def _leading(
+    space: Space, recipe: Recipe, place: Place, seen: Seen, compute: Callable[[], Any], mine: list[Any]
+) -> Generator[Step, Any, bytes | None]:
+    """Get the value for ``mine``; return its bytes for those who wait, None if they have to look again."""
+    loaded = yield from _lead(space, recipe, place, seen, compute)
+    if loaded.value is not MISSING:
+        mine.append(loaded.value)
+    return loaded.payload
+
+
+def _alone(recipe: Recipe, compute: Callable[[], Any], mine: list[Any]) -> Generator[Step, Any, None]:
+    """Compute without asking who else does, and keep nothing."""
+    recipe.tally.computations += 1
+    mine.append((yield Call(compute)))
+
+
+class _Loaded(NamedTuple):
+    """What a computation came to."""
+
+    value: Any
+    payload: bytes | None
+    """For those who waited for it; None where they have to look for themselves."""
+
+
+def _lead(
+    space: Space, recipe: Recipe, place: Place, seen: Seen, compute: Callable[[], Any]
+) -> Generator[Step, Any, _Loaded]:
+    """Get the value of an entry that is not there or is due, as the one caller of this process."""
+    policy, tally = recipe.policy, recipe.tally
+    stay = milliseconds(policy.longest())
+    stamps = (yield space.stamps(place.stamps, stay)) if place.stamps else []
+    token, waited = new_token(), False
+    for pause in () if is_computing(place.name) else pauses():
+        answer, *more = yield space.acquire(place, token, seen.filled_by, stay)
+        if answer == b"granted":
+            return (yield from _compute(space, recipe, place, seen, token, stamps, compute))
+        if answer == b"filled":
+            seen = judge(more[0], stamps, policy.version)
+            if seen.entry is not None and seen.entry.fresh > now_ms():
+                return _served(space, recipe, place, seen.entry)
+        elif seen.entry is not None:
+            tally.stale += seen.entry.fresh <= now_ms()
+            return _served(space, recipe, place, seen.entry)
+        else:
+            tally.waits += not waited
+            waited = True
+            yield pause
+    tally.computations += 1
+    return _Loaded((yield Call(compute)), None)
+
+
+def _compute(
+    space: Space,
+    recipe: Recipe,
+    place: Place,
+    seen: Seen,
+    token: bytes,
+    stamps: list[bytes],
+    compute: Callable[[], Any],
+) -> Generator[Step, Any, _Loaded]:
+    """Compute under a lease, and store what comes of it if the lease still stands then."""
+    policy, tally = recipe.policy, recipe.tally
+    held.hold(token, partial(space.engine.run, space.renew(place, token)))
+    began = time.perf_counter()
+    try:
+        tally.computations += 1
+        with computing(place.name):
+            value = yield Call(compute)
+            if isinstance(value, QuerySet):
+                yield Work(len, (value,))  # what is cached is what it finds, and that takes its time
+        cost = time.perf_counter() - began
+        tally.seconds += cost
+        keeps = policy.keeps(value)
+        payload = (yield Work(encode, (space, recipe, place, value))) if keeps else None
+        raw, ttl = packed(policy, token, value, payload, stamps, cost) if payload is not None else (None, 0)
+    except Exception as error:
+        held.drop(token)
+        tally.errors += 1
+        is_usable = seen.entry is not None and seen.entry.dead > now_ms()
+        yield space.release(place, token, pause=PAUSE if is_usable else 0)
+        if seen.entry is None or not is_usable:
+            raise
+        logger.warning("redis_infra.served_stale function=%s cause=%s", recipe.label, type(error).__name__)
+        tally.stale += 1
+        return _served(space, recipe, place, seen.entry)
+    except BaseException:
+        # Cancelled, or the process is to end: nobody waits for an answer from Redis here.
+        held.leave(token, partial(space.engine.run, space.release(place, token)))
+        raise
+    held.drop(token)
+    if raw is None:
+        yield space.release(place, token)
+        return _Loaded(value, None)
+    fill = space.fill(place, token, raw, ttl)
+    connection = transactions.open_transaction()
+    if connection is not None:
+        yield space.park(place, token)
+        transactions.at_commit(lambda: space.engine.run(fill), connection)
+        return _Loaded(value, None)
+    # Who comes from now on looks for himself: he may come after an invalidation that comes after the fill.
+    space.engine.flights.forget(place.name)
+    stored = yield fill
+    return _Loaded(value, payload if stored else None)
+
+
+def _served(space: Space, recipe: Recipe, place: Place, entry: Entry) -> _Loaded:
+    # Not for those who wait: they may have come after an invalidation that it did not live to see.
+    return _Loaded(decode(space, recipe, place, entry.payload), None)
+
+
+# --- bytes ----------------------------------------------------------------------------------------------
+
+
+def decode(space: Space, recipe: Recipe, place: Place, payload: bytes) -> Any:
+    """Return the value; MISSING, and one warning for each reason, if nobody can read it."""
+    engine = space.engine
+    try:
+        return (recipe.codec or engine.codec).decode(_bound(space, place), payload)
+    except Unreadable as error:
+        engine.note_unreadable(error)
+        return MISSING
+
+
+def encode(space: Space, recipe: Recipe, place: Place, value: Any) -> bytes | None:
+    """Return the bytes of a value; None, and one warning, if it has none and the site is not in DEBUG."""
+    try:
+        return (recipe.codec or space.engine.codec).encode(_bound(space, place), value)
+    except SynchronousOnlyOperation:
+        raise
+    except Exception as error:
+        if django_settings.DEBUG:
+            raise TypeError(
+                f"{recipe.label} returned a {type(value).__name__} that cannot be cached: {error}"
+            ) from error
+        if recipe.label not in _warned:
+            _warned.add(recipe.label)
+            logger.warning(
+                "redis_infra.not_cacheable function=%s type=%s",
+                recipe.label,
+                type(value).__name__,
+                exc_info=True,
+            )
+        return None
+
+
+_warned: set[str] = set()
+
+
+def _bound(space: Space, place: Place) -> str:
+    return space.backend._bound(f"qc:{place.key}", place.name) if space.engine.is_signed else place.name
+
+
+def packed(
+    policy: Policy, token: bytes, value: Any, payload: bytes, stamps: Sequence[bytes], cost: float
+) -> tuple[bytes, int]:
+    """Return the entry of a value that took ``cost`` seconds, and the milliseconds that it lives."""
+    now = now_ms()
+    fresh = now + milliseconds(policy.lifetime(value))
+    dead = fresh + milliseconds(policy.stale)
+    raw = pack_entry(
+        token, fresh=fresh, dead=dead, cost=cost, version=policy.version, stamps=stamps, payload=payload
+    )
+    return raw, dead - now
+
+
+def milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000)) if seconds else 0

@@ -1,0 +1,448 @@
+"""``cached_many``: one look for many keys, one call of the function for what is missing, one store.
+
+::
+
+    @cached_many("user:{user_id}", ttl="user")
+    def load_users(user_ids): return {user.pk: user for user in User.objects.filter(pk__in=user_ids)}
+
+    load_users([1, 2, 3])      # {1: ..., 2: ..., 3: ...}
+
+Keys are those of ``cached`` with the same template, and so are leases: each item is computed once, whoever
+asks for it, together with others or alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+
+from redis_infra.cache import steps
+from redis_infra.cache.codec import Codec
+from redis_infra.cache.lease import computing, held, pauses
+from redis_infra.cache.steps import Call, Steps, Work
+from redis_infra.cache.values import MISSING
+from redis_infra.exceptions import SettingsError
+from redis_infra.keys import Template, escape, template
+from redis_infra.querycache import loading, transactions
+from redis_infra.querycache.decorators import functions, kind_of, template_of
+from redis_infra.querycache.entries import new_token, now_ms
+from redis_infra.querycache.invalidation import ainvalidate, invalidate
+from redis_infra.querycache.loading import Recipe, Seen, Tally, judge
+from redis_infra.querycache.policy import Ttl, make_policy
+from redis_infra.querycache.signature import (
+    compile_argument,
+    compile_key,
+    compile_tags,
+    item_field,
+    parameter_names,
+    shortened,
+)
+from redis_infra.querycache.space import Filling, Place, Space, space_for
+
+__all__ = ["AsyncCachedMany", "CachedMany", "cached_many"]
+
+P = ParamSpec("P")
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, Mapping[K, V]]], /
+    ) -> AsyncCachedMany[P, K, V]: ...
+    @overload
+    def __call__(self, function: Callable[P, Mapping[K, V]], /) -> CachedMany[P, K, V]: ...
+
+
+def cached_many(
+    key: str | Template,
+    *,
+    ttl: Ttl,
+    tags: Sequence[str | Template] = (),
+    cache: str = "default",
+    stale: Any = None,
+    version: int = 1,
+    condition: Callable[[Any], bool] | None = None,
+    serializer: str | None = None,
+) -> _Decorator:
+    """Keep, item by item, what a function returns for many.
+
+    The function takes a collection first and returns a mapping from its items to their values; ``key`` has
+    one field that is none of its parameters, for an item. What the function is called with is what was
+    missing, as a list, in order and each once; items that it leaves out of its answer are left out of the
+    result, and not kept. The other options are those of ``cached``; ``condition`` is asked of each value.
+
+    Raises:
+        SettingsError: when decorating: the key has no such field, or an option is wrong.
+    """
+
+    def decorate(function: Any) -> Any:
+        if not inspect.isfunction(function):
+            raise SettingsError(f"@cached_many is for functions and methods, not for {function!r}")
+        made = template_of(key)
+        if made is None:
+            raise SettingsError("@cached_many needs a key template, such as 'user:{user_id}'")
+        policy = make_policy(
+            kind=kind_of(made, function), ttl=ttl, stale=stale, version=version, condition=condition
+        )
+        recipe = Recipe(
+            label=f"{function.__module__}.{function.__qualname__}",
+            alias=cache,
+            policy=policy,
+            codec=None if serializer is None else Codec.build(serializer=serializer),
+            tally=Tally(),
+        )
+        tag_templates = [template(each) for each in ([tags] if isinstance(tags, str | Template) else tags)]
+        is_async = inspect.iscoroutinefunction(function)
+        return (AsyncCachedMany if is_async else CachedMany)(function, made, tag_templates, recipe)
+
+    return decorate
+
+
+class _Wanted(NamedTuple):
+    """One item of a call."""
+
+    item: Any
+    place: Place
+
+
+class _Missing(NamedTuple):
+    """One item that is not there, or due."""
+
+    item: Any
+    place: Place
+    seen: Seen
+
+
+_Function: TypeAlias = Callable[[list[Any]], Any]
+"""Loads items; its other arguments are those of the call."""
+
+
+class _Base(Generic[P]):
+    """What sync and async functions have in common."""
+
+    def __init__(
+        self, function: Callable[..., Any], key: Template, tags: list[Template], recipe: Recipe
+    ) -> None:
+        functools.update_wrapper(self, function)  # type: ignore[arg-type]  # an object that is called
+        self.uncached = function
+        self.template: Template | None = key
+        item = item_field(function, key)
+        names = parameter_names(function)
+        is_method = names[:1] in (["self"], ["cls"])
+        self._many = names[int(is_method)] if len(names) > is_method else ""
+        if not self._many:
+            raise SettingsError(f"{recipe.label} takes no collection of items")
+        self._at = int(is_method)
+        self._make_key = compile_key(function, key, item=item)
+        self._make_tags = compile_tags(function, tags, item=item)
+        self._items = compile_argument(function, self._many)
+        self._recipe = recipe
+        self._bound_to: tuple[Any, ...] = ()
+        functions[recipe.label] = self
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Bind a method, as functions do."""
+        if instance is None:
+            return self
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound._bound_to = (instance,)
+        bound.uncached = self.uncached.__get__(instance)
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<cached_many {self._recipe.label}>"
+
+    @property
+    def tally(self) -> Tally:
+        """What callers in this process got, item by item."""
+        return self._recipe.tally
+
+    @property
+    def cache(self) -> str:
+        return self._recipe.alias
+
+    def keys(self, *args: P.args, **kwargs: P.kwargs) -> dict[Any, str]:
+        """Return the key of each item of a call, without the prefix of its cache."""
+        return {item: self._key(item, args, kwargs) for item in self._asked(args, kwargs)}
+
+    def _key(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        key = self._make_key(item, *self._bound_to, *args, **kwargs)
+        return key if len(key) <= 180 else shortened(key)
+
+    def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Return the items of a call, each once."""
+        items = self._items(*self._bound_to, *args, **kwargs)
+        if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+            raise TypeError(
+                f"{self._recipe.label}: {self._many} is a {type(items).__name__}, not a collection"
+            )
+        return list(dict.fromkeys(items))
+
+    def _with_items(
+        self, items: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call with other items."""
+        at = self._at - len(self._bound_to)
+        if self._many in kwargs:
+            return args, {**kwargs, self._many: items}
+        return (*args[:at], items, *args[at + 1 :]), kwargs
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], items: list[Any]) -> Any:
+        own, named = self._with_items(items, args, kwargs)
+        return self.uncached(*own, **named)
+
+    def _places(self, space: Space, items: list[Any], args: Any, kwargs: Any) -> list[_Wanted]:
+        tags = self._make_tags
+        return [
+            _Wanted(
+                item,
+                space.place(
+                    self._key(item, args, kwargs),
+                    tags(item, *self._bound_to, *args, **kwargs) if tags is not None else (),
+                ),
+            )
+            for item in items
+        ]
+
+    # One call
+
+    def _get(self, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        """Return the values of a call by item."""
+        wanted = self._places(space, self._asked(args, kwargs), args, kwargs)
+        load = functools.partial(self._call, args, kwargs)
+        recipe, found = self._recipe, dict[Any, Any]()
+        here, apart = wanted, list[_Wanted]()
+        if transactions.pending:
+            here, apart = [], []
+            for each in wanted:
+                hidden = transactions.is_invalidated_here(recipe.alias, each.place.key, each.place.tags)
+                (apart if hidden else here).append(each)
+        missing = yield from self._look(space, here, found)
+        if missing or apart:
+            recipe.tally.misses += len(missing)
+            yield from self._fetch(space, load, missing, [each.item for each in apart], found)
+        return {each.item: found[each.item] for each in wanted if each.item in found}
+
+    def _look(
+        self, space: Space, wanted: Sequence[_Wanted], found: dict[Any, Any]
+    ) -> Generator[Any, Any, Any]:
+        """Find what is there; return what is missing or due."""
+        recipe = self._recipe
+        stamps = list(dict.fromkeys(name for each in wanted for name in each.place.stamps))
+        names = [each.place.name for each in wanted]
+        raws = (yield space.read_many([*names, *stamps])) if names else []
+        known = dict(zip(stamps, raws[len(names) :], strict=True))
+        missing = []
+        for (item, place), raw in zip(wanted, raws, strict=False):
+            seen = judge(raw, [known[name] for name in place.stamps], recipe.policy.version)
+            if seen.entry is not None and not seen.is_due:
+                value = loading.decode(space, recipe, place, seen.entry.payload)
+                if value is not MISSING:
+                    recipe.tally.hits += 1
+                    found[item] = value
+                    continue
+                seen = Seen(None, True, seen.filled_by)
+            missing.append(_Missing(item, place, seen))
+        return missing
+
+    def _fetch(
+        self,
+        space: Space,
+        load: _Function,
+        missing: list[_Missing],
+        apart: list[Any],
+        found: dict[Any, Any],
+    ) -> Generator[Any, Any, None]:
+        """Load what is missing, together where the leases are ours; wait for what others compute."""
+        recipe, looks, waited = self._recipe, pauses(), False
+        while missing or apart:
+            pause = next(looks, None)
+            late = pause is None
+            tokens, stamps = yield from self._acquire(space, missing)
+            mine = [each for each in missing if each.item in tokens]
+            others = [each for each in missing if each.item not in tokens]
+            for item, place, seen in others:
+                if seen.entry is not None:
+                    value = loading.decode(space, recipe, place, seen.entry.payload)
+                    if value is not MISSING:
+                        recipe.tally.stale += 1
+                        found[item] = value
+            others = [each for each in others if each.item not in found]
+            items = [each.item for each in mine] + apart + ([each.item for each in others] if late else [])
+            if items:
+                yield from self._load(
+                    space, functools.partial(load, items), items, mine, tokens, stamps, found
+                )
+                apart = []
+            if late or not others:
+                return
+            if not items:
+                recipe.tally.waits += not waited
+                waited = True
+                yield pause or 0.0
+            missing = yield from self._look(space, [_Wanted(each.item, each.place) for each in others], found)
+
+    def _acquire(self, space: Space, missing: list[_Missing]) -> Generator[Any, Any, Any]:
+        """Ask for the leases; return those that were granted by item, and the stamps by name."""
+        if not missing:
+            return {}, {}
+        stay = loading.milliseconds(self._recipe.policy.longest())
+        names = list(dict.fromkeys(name for each in missing for name in each.place.stamps))
+        stamps = dict(zip(names, (yield space.stamps(names, stay)), strict=True)) if names else {}
+        tokens = [new_token() for _ in missing]
+        answers = yield space.acquire_many(
+            [each.place for each in missing], tokens, [each.seen.filled_by for each in missing], stay
+        )
+        granted = {
+            each.item: token
+            for each, token, answer in zip(missing, tokens, answers, strict=True)
+            if answer[0] == b"granted"
+        }
+        return granted, stamps
+
+    def _load(
+        self,
+        space: Space,
+        load: Callable[[], Any],
+        items: list[Any],
+        mine: list[_Missing],
+        tokens: dict[Any, bytes],
+        stamps: dict[str, bytes],
+        found: dict[Any, Any],
+    ) -> Generator[Any, Any, None]:
+        """Call the function once, and store what our leases are for."""
+        recipe = self._recipe
+        for each in mine:
+            held.hold(
+                tokens[each.item],
+                functools.partial(space.engine.run, space.renew(each.place, tokens[each.item])),
+            )
+        began = time.perf_counter()
+        try:
+            recipe.tally.computations += 1
+            with computing(*[each.place.name for each in mine]):
+                loaded = yield Call(load)
+        except Exception:
+            recipe.tally.errors += 1
+            for each in mine:
+                self._leave(space, each.place, tokens[each.item])
+            if not all(self._is_stale_served(space, each, found) for each in mine) or len(mine) < len(items):
+                raise
+            return
+        except BaseException:
+            for each in mine:
+                self._leave(space, each.place, tokens[each.item])
+            raise
+        finally:
+            cost = time.perf_counter() - began
+            recipe.tally.seconds += cost
+        found.update({item: loaded[item] for item in items if item in loaded})
+        fillings = []
+        for each in mine:
+            token = tokens[each.item]
+            raw, ttl = yield from self._raw(space, each, token, stamps, loaded, cost / len(items))
+            held.drop(token)
+            if raw is None:
+                self._leave(space, each.place, token)
+            else:
+                fillings.append(Filling(each.place, token, raw, ttl))
+        if fillings:
+            yield from self._store(space, fillings)
+
+    @staticmethod
+    def _leave(space: Space, place: Place, token: bytes) -> None:
+        held.leave(token, functools.partial(space.engine.run, space.release(place, token)))
+
+    def _is_stale_served(self, space: Space, each: _Missing, found: dict[Any, Any]) -> bool:
+        """Serve an expired value instead of a loader's error, if there is one."""
+        entry = each.seen.entry
+        if entry is None or entry.dead <= now_ms():
+            return False
+        value = loading.decode(space, self._recipe, each.place, entry.payload)
+        if value is MISSING:
+            return False
+        self._recipe.tally.stale += 1
+        found[each.item] = value
+        return True
+
+    def _raw(
+        self,
+        space: Space,
+        each: _Missing,
+        token: bytes,
+        stamps: dict[str, bytes],
+        loaded: Mapping[Any, Any],
+        cost: float,
+    ) -> Generator[Any, Any, tuple[bytes | None, int]]:
+        """Return the entry of a loaded item, and how long it lives; None if it is not to be kept."""
+        policy = self._recipe.policy
+        if each.item not in loaded or not policy.keeps(loaded[each.item]):
+            return None, 0
+        value = loaded[each.item]
+        payload = yield Work(loading.encode, (space, self._recipe, each.place, value))
+        if payload is None:
+            return None, 0
+        own = [stamps[name] for name in each.place.stamps]
+        return loading.packed(policy, token, value, payload, own, cost)
+
+    def _store(self, space: Space, fillings: list[Filling]) -> Generator[Any, Any, None]:
+        fill = space.fill_many(fillings)
+        connection = transactions.open_transaction()
+        if connection is None:
+            yield fill
+            return
+        for each in fillings:
+            yield space.park(each.place, each.token)
+        transactions.at_commit(lambda: space.engine.run(fill), connection)
+
+
+class CachedMany(_Base[P], Generic[P, K, V]):
+    """A function whose results are kept item by item; see :func:`cached_many`."""
+
+    uncached: Callable[P, Mapping[K, V]]
+    """The function itself."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return dict(self.uncached(*args, **kwargs))
+        return steps.carry_out(space.engine, self._get(space, args, kwargs))  # type: ignore[no-any-return]
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Forget the items of a call; return how many there were. In ``atomic()`` at commit, and 0."""
+        keys = self.keys(*args, **kwargs).values()
+        return invalidate(*map(escape, keys), cache=self._recipe.alias) if keys else 0
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        """Load all items of a call anew, keep and return them."""
+        self.invalidate(*args, **kwargs)
+        return self(*args, **kwargs)
+
+
+class AsyncCachedMany(_Base[P], Generic[P, K, V]):
+    """A coroutine function whose results are kept item by item; see :func:`cached_many`."""
+
+    uncached: Callable[P, Coroutine[Any, Any, Mapping[K, V]]]
+    """The function itself."""
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return dict(await self.uncached(*args, **kwargs))
+        return await steps.acarry_out(space.engine, self._get(space, args, kwargs))  # type: ignore[no-any-return]
+
+    async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Forget the items of a call; return how many there were."""
+        keys = self.keys(*args, **kwargs).values()
+        return await ainvalidate(*map(escape, keys), cache=self._recipe.alias) if keys else 0
+
+    async def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        """Load all items of a call anew, keep and return them."""
+        await self.ainvalidate(*args, **kwargs)
+        return await self(*args, **kwargs)

@@ -1,0 +1,31 @@
+-- Remove the entries that lie in one stretch of the index, a thousand at most.
+-- KEYS: indexes of buckets. ARGV: what the names of all entries begin with; first and last of the stretch
+--       (as ZRANGEBYLEX has them); at most how many.
+-- Returns {how many were removed, whether there is more, how many indexes are incomplete}.
+local base, first, last, left = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local removed, more, incomplete = 0, 0, 0
+for _, index in ipairs(KEYS) do
+  if not redis.call('ZSCORE', index, '!') then
+    incomplete = incomplete + 1
+  end
+  local members = {}
+  if left > 0 then
+    members = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, left)
+  elseif redis.call('ZLEXCOUNT', index, first, last) > 0 then
+    more = 1
+  end
+  if #members > 0 then
+    local names = {}
+    for at, member in ipairs(members) do
+      local mark = string.sub(member, 1, 1) == '#' and string.find(member, '\0', 1, true) or 1
+      names[at] = base .. string.sub(member, mark + 1)
+    end
+    removed = removed + redis.call('UNLINK', unpack(names))
+    redis.call('ZREM', index, unpack(members))
+    if #members == left then
+      more = 1
+    end
+    left = left - #members
+  end
+end
+return {removed, more, incomplete}

@@ -1,0 +1,492 @@
+"""One run of a warmer: look at what is there, load what is not, store it under a lease.
+
+A batch of up to a thousand is looked at in one round trip. What is missing is loaded in slices, each with one
+round trip for its leases and one to store: as many at a time as take a twentieth of a second, since who reads
+one of them meanwhile waits for the lease. A value that was invalidated while it was loaded is not stored.
+
+Without Redis it ends: what would go into this process' memory would end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from django.db.models import QuerySet
+
+from redis_infra.cache.lease import held
+from redis_infra.cache.operations import Plan
+from redis_infra.cache.values import MISSING
+from redis_infra.connection.bulk import BATCH
+from redis_infra.exceptions import StoreUnavailable
+from redis_infra.querycache import loading, transactions
+from redis_infra.querycache.entries import new_token, now_ms
+from redis_infra.querycache.loading import Seen, judge
+from redis_infra.querycache.reach import ask, check_reach
+from redis_infra.querycache.space import Filling, Place, Space, space_for
+from redis_infra.querycache.warm_crew import Crew, Pace
+from redis_infra.querycache.warming import Item, Warmer
+
+__all__ = ["Outcome", "Trouble", "warm"]
+
+HOLD: Final = 0.05
+"""Seconds that loading a slice is to take: so long may a reader wait for an entry that comes later in it."""
+MOST: Final = 250
+"""Entries of a slice, at most."""
+FIRST: Final = 100
+"""Entries of the first slice where loading many costs little more than loading one."""
+AGE: Final = 0.5
+"""Seconds for which a batch is filled: a value that was yielded grows no older before it is stored."""
+PATIENCE: Final = 10.0
+"""Seconds for which a run waits for a Redis that goes away in the middle of it."""
+GRACE: Final = 5.0
+"""Seconds that loaders which are under way get to finish in, once a run is to end."""
+TROUBLES: Final = 5
+"""Errors that are kept; all are counted."""
+_COUNTS: Final = ("items", "warmed", "fresh", "left", "unkept", "failed")
+LINE: Final = 160
+"""Characters of an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """One thing that failed."""
+
+    key: str
+    """Of the entry, or which of what the generator yielded."""
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a warmer, or has so far. Counts are of entries."""
+
+    name: str
+    total: int | None
+    """How many there are to be, where that is known."""
+    items: int
+    """How many were looked at."""
+    warmed: int
+    """Loaded and stored; with ``dry_run`` those that would be."""
+    fresh: int
+    """Were good already."""
+    left: int
+    """Somebody else is computing them, or they were invalidated while they were loaded."""
+    unkept: int
+    """Loaded, and not to be kept: by the function's condition, or its answer left them out."""
+    failed: int
+    troubles: tuple[Trouble, ...]
+    """The first few."""
+    seconds: float
+    dry_run: bool
+    interrupted: bool
+    unavailable: str
+    """Why Redis could not be reached; empty if it could."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """See :func:`warm`."""
+
+    jobs: int
+    rate: float | None
+    limit: int | None
+    force: bool
+    dry_run: bool
+    fail_fast: bool
+
+
+def warm(
+    warmer: Warmer,
+    *,
+    jobs: int = 1,
+    rate: float | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    fail_fast: bool = False,
+    watch: Callable[[Outcome], None] | None = None,
+) -> Outcome:
+    """Load what a warmer yields and is not fresh.
+
+    With one job the caller's thread loads, with more that many others do. ``rate`` is how many are loaded in
+    a second at most, ``limit`` how many are looked at. ``force`` loads what is fresh as well, which is served
+    until then. ``watch`` is told from time to time, in this thread. Failing loaders, Ctrl-C and an outage are
+    in the outcome; nothing is raised for them. Leases are released in any case.
+    """
+    options = _Options(jobs=jobs, rate=rate, limit=limit, force=force, dry_run=dry_run, fail_fast=fail_fast)
+    space = space_for(warmer.alias)
+    if space is None:
+        return _nothing(warmer, dry_run=dry_run)  # Django's dummy, which keeps nothing
+    return _Run(space, warmer, options, watch).go()
+
+
+class _Missing(NamedTuple):
+    item: Item
+    seen: Seen
+
+
+class _Granted(NamedTuple):
+    item: Item
+    token: bytes
+
+
+class _Loaded(NamedTuple):
+    granted: _Granted
+    value: Any
+    """Or the exception that there was instead."""
+    cost: float
+
+
+class _Run:
+    """See :func:`warm`."""
+
+    def __init__(
+        self, space: Space, warmer: Warmer, options: _Options, watch: Callable[[Outcome], None] | None
+    ) -> None:
+        self._space = space
+        self._warmer = warmer
+        self._options = options
+        self._watch = watch
+        self._stop = threading.Event()
+        self._pace = Pace(options.rate, self._stop)
+        self._crew = Crew(options.jobs, self._load, self._slice, self._wind_up, self._stop)
+        self._began = time.perf_counter()
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(_COUNTS, 0)
+        self._troubles: list[Trouble] = []
+        self._total: int | None = None
+        self._interrupted = False
+        self._unavailable = ""
+        self._leases: dict[bytes, Place] = {}
+        self._size = 1 if warmer.function is not None and not warmer.is_many else FIRST
+        self._here = threading.local()
+
+    def go(self) -> Outcome:
+        try:
+            check_reach(self._space)
+            for batch in self._batches():
+                self._look_and_load(batch)
+                self._tell()
+        except KeyboardInterrupt:
+            self._interrupted = True
+        except StoreUnavailable as error:
+            self._unavailable = error.reason
+        finally:
+            self._end()
+        return self._outcome()
+
+    def _end(self) -> None:
+        """Let go of everything; a second Ctrl-C does not wait for loaders."""
+        self._stop.set()
+        try:
+            self._crew.end(GRACE)
+            self._wind_up()
+        except KeyboardInterrupt:
+            self._interrupted = True
+        for token, place in list(self._leases.items()):
+            self._release(place, token)
+
+    def _release(self, place: Place, token: bytes) -> None:
+        held.drop(token)
+        self._leases.pop(token, None)
+        with suppress(StoreUnavailable):  # then it ends by itself
+            self._space.engine.run(self._space.release(place, token))
+
+    def _outcome(self) -> Outcome:
+        with self._lock:
+            return Outcome(
+                name=self._warmer.name,
+                total=self._total,
+                troubles=tuple(self._troubles),
+                seconds=time.perf_counter() - self._began,
+                dry_run=self._options.dry_run,
+                interrupted=self._interrupted,
+                unavailable=self._unavailable,
+                **self._counts,
+            )
+
+    def _tell(self) -> None:
+        if self._watch is not None:
+            self._watch(self._outcome())
+
+    def _count(self, what: str, number: int = 1) -> None:
+        with self._lock:
+            self._counts[what] += number
+
+    def _fail(self, key: str, error: BaseException | str) -> None:
+        with self._lock:
+            self._counts["failed"] += 1
+            if len(self._troubles) < TROUBLES:
+                self._troubles.append(Trouble(key=key, error=_said(error)))
+        if self._options.fail_fast:
+            self._stop.set()
+
+    # What there is to do
+
+    def _batches(self) -> Iterator[list[Item]]:
+        """Return the entries that the generator stands for, in batches that are full or half a second old."""
+        most = BATCH if self._pace.rate is None else max(1, min(BATCH, int(self._pace.rate)))
+        batch: list[Item] = []
+        began, seen = time.monotonic(), 0
+        for yielded in self._yielded():
+            if not batch:
+                began = time.monotonic()
+            try:
+                found = self._warmer.items(self._space, yielded)
+            except Exception as error:  # the site's own objects make keys
+                self._fail(f"item {seen + 1}", error)
+                seen += 1
+            else:
+                seen += len(found)
+                over = 0 if self._options.limit is None else max(0, seen - self._options.limit)
+                batch += found[: len(found) - over]
+            is_over = self._options.limit is not None and seen >= self._options.limit
+            if batch and (len(batch) >= most or is_over or time.monotonic() - began >= AGE):
+                yield batch
+                batch = []
+            if is_over or self._stop.is_set():
+                return
+        if batch:
+            yield batch
+
+    def _yielded(self) -> Iterator[Any]:
+        try:
+            self._total = self._find_total()
+            yield from self._iterated(self._warmer.generate())
+        except Exception as error:  # the site's own generator
+            self._fail(f"the generator of {self._warmer.name}", error)
+
+    def _find_total(self) -> int | None:
+        total = self._warmer.total
+        total = total() if callable(total) else total
+        return total if total is None or self._options.limit is None else min(total, self._options.limit)
+
+    def _iterated(self, found: Any) -> Iterable[Any]:
+        if isinstance(found, QuerySet):
+            if self._total is None:
+                count = found.count()
+                self._total = count if self._options.limit is None else min(count, self._options.limit)
+            return found.iterator(chunk_size=BATCH)
+        if isinstance(found, AsyncIterable):
+            return self._in_loop(found)
+        return found  # type: ignore[no-any-return]  # what is not iterable says so
+
+    def _in_loop(self, found: AsyncIterable[Any]) -> Iterator[Any]:
+        items = aiter(found)
+
+        async def step() -> Any:
+            return await anext(items, MISSING)
+
+        while (item := self._runner().run(step())) is not MISSING:
+            yield item
+
+    def _look_and_load(self, batch: list[Item]) -> None:
+        """Look at all of a batch in one round trip, and load those that are not fresh."""
+        self._count("items", len(batch))
+        unique = {item.place.name: item for item in batch}
+        stamps = list(dict.fromkeys(name for item in unique.values() for name in item.place.stamps))
+        raws = self._ask(self._space.read_many([*unique, *stamps]))
+        known = dict(zip(stamps, raws[len(unique) :], strict=True))
+        missing = []
+        for item, raw in zip(unique.values(), raws, strict=False):
+            seen = judge(raw, [known[name] for name in item.place.stamps], self._warmer.recipe.policy.version)
+            if self._options.force or not self._is_fresh(item, seen):
+                missing.append(_Missing(item, seen))
+        self._count("fresh", len(batch) - len(missing))
+        if self._options.dry_run:
+            self._count("warmed", len(missing))
+        else:
+            self._crew.do(missing, self._tell)
+
+    def _is_fresh(self, item: Item, seen: Seen) -> bool:
+        if seen.entry is None or seen.entry.fresh <= now_ms():
+            return False
+        return loading.decode(self._space, self._warmer.recipe, item.place, seen.entry.payload) is not MISSING
+
+    def _ask(self, plan: Plan) -> Any:
+        """Ask Redis, and for a while again if it goes away."""
+        ends = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask(self._space, plan)
+            except StoreUnavailable as error:
+                if time.monotonic() > ends or self._stop.wait(0.1):
+                    self._unavailable = error.reason
+                    self._stop.set()
+                    raise
+
+    # A slice
+
+    def _slice(self, left: int) -> int:
+        """Return how many to load together, of so many that are left."""
+        size = min(self._size, MOST, max(1, -(-left // self._crew.jobs)))
+        return size if self._pace.rate is None else min(size, max(1, int(self._pace.rate / 10)))
+
+    def _load(self, todo: list[_Missing]) -> None:
+        """Load a slice under leases, and store it in one round trip."""
+        if not self._pace.wait(len(todo)):
+            return
+        stay = loading.milliseconds(self._warmer.recipe.policy.longest())
+        names = list(dict.fromkeys(name for each in todo for name in each.item.place.stamps))
+        answer = self._ask(self._space.stamps(names, stay)) if names else []
+        stamps = dict(zip(names, answer, strict=True))
+        granted = self._acquire(todo, stay)
+        began = time.perf_counter()
+        ready: list[Filling] = []
+        try:
+            for loaded in self._values(granted):
+                self._take_in(loaded, stamps, ready)
+        except BaseException:
+            self._stop.set()  # nobody waits for Redis now
+            raise
+        finally:
+            self._settle(granted, ready)
+        self._adapt(len(granted), time.perf_counter() - began)
+
+    def _acquire(self, todo: list[_Missing], stay: int) -> list[_Granted]:
+        tokens = [new_token() for _ in todo]
+        places = [each.item.place for each in todo]
+        self._leases.update(zip(tokens, places, strict=True))
+        plan = self._space.acquire_many(places, tokens, [each.seen.filled_by for each in todo], stay)
+        granted = []
+        for each, token, answer in zip(todo, tokens, self._ask(plan), strict=True):
+            if answer[0] == b"granted":
+                held.hold(token, partial(self._space.engine.run, self._space.renew(each.item.place, token)))
+                granted.append(_Granted(each.item, token))
+            else:
+                self._leases.pop(token, None)
+                self._count("fresh" if answer[0] == b"filled" else "left")
+        return granted
+
+    def _values(self, granted: list[_Granted]) -> Iterator[_Loaded]:
+        """Load what there are leases for, until the run is to end."""
+        if not self._warmer.is_many:
+            for each in granted:
+                if self._stop.is_set():
+                    return
+                yield _Loaded(each, *self._called(each.item.what))
+        elif granted:
+            wanted = [each.item.what for each in granted]
+            found, cost = self._called(lambda: self._warmer.function.uncached(wanted))
+            for each in granted:
+                value = found if isinstance(found, Exception) else found.get(each.item.what, MISSING)
+                yield _Loaded(each, value, cost / len(granted))
+
+    def _called(self, function: Callable[[], Any]) -> tuple[Any, float]:
+        """Call a loader; return its result, or its exception, and the seconds it took."""
+        tally = self._warmer.recipe.tally
+        began = time.perf_counter()
+        tally.computations += 1
+        try:
+            value = function()
+            if inspect.iscoroutine(value):
+                value = self._runner().run(value)
+            if isinstance(value, QuerySet):
+                len(value)  # what is cached is what it finds
+        except Exception as error:
+            tally.errors += 1
+            value = error
+        cost = time.perf_counter() - began
+        tally.seconds += cost
+        return value, cost
+
+    def _take_in(self, loaded: _Loaded, stamps: dict[str, bytes], ready: list[Filling]) -> None:
+        (item, token), value, cost = loaded
+        recipe, place = self._warmer.recipe, item.place
+        if isinstance(value, Exception):
+            return self._fail(place.key, value)
+        if value is MISSING or not recipe.policy.keeps(value):
+            return self._count("unkept")
+        try:
+            payload = loading.encode(self._space, recipe, place, value)
+            if payload is None:
+                raise TypeError(f"a {type(value).__name__} cannot be cached")
+            own = [stamps[name] for name in place.stamps]
+            ready.append(
+                Filling(place, token, *loading.packed(recipe.policy, token, value, payload, own, cost))
+            )
+        except Exception as error:  # a value, or a function of it, that the site has made
+            self._fail(place.key, error)
+        return None
+
+    def _settle(self, granted: list[_Granted], ready: list[Filling]) -> None:
+        """Store what was loaded, and release the other leases."""
+        try:
+            if ready:
+                self._store(ready)
+        finally:
+            for filling in ready:
+                held.drop(filling.token)
+                self._leases.pop(filling.token, None)
+            for item, token in granted:
+                if token in self._leases:
+                    self._release(item.place, token)
+
+    def _store(self, ready: list[Filling]) -> None:
+        fill = self._space.fill_many(ready)
+        connection = transactions.open_transaction()
+        if connection is not None:
+            # The generator, or who called, is in atomic(): as with cached(), at commit or not at all.
+            for each in ready:
+                self._ask(self._space.park(each.place, each.token))
+            transactions.at_commit(lambda: self._space.engine.run(fill), connection)
+            self._count("warmed", len(ready))
+            return
+        stored = 0
+        try:
+            stored = sum(map(bool, self._ask(fill)))
+        finally:
+            # The others were invalidated or taken over, or Redis has gone.
+            self._count("warmed", stored)
+            self._count("left", len(ready) - stored)
+
+    def _adapt(self, number: int, seconds: float) -> None:
+        if number:
+            self._size = max(1, min(2 * self._size, MOST, int(HOLD * number / max(seconds, 1e-6))))
+
+    # What a thread has of its own
+
+    def _runner(self) -> asyncio.Runner:
+        """Return this thread's event loop."""
+        runner: asyncio.Runner | None = getattr(self._here, "runner", None)
+        if runner is None:
+            runner = self._here.runner = asyncio.Runner()
+        return runner
+
+    def _wind_up(self) -> None:
+        runner: asyncio.Runner | None = getattr(self._here, "runner", None)
+        if runner is not None:
+            from redis_infra.connection.lifecycle import aclose_all
+
+            del self._here.runner
+            runner.run(aclose_all())
+            runner.close()
+
+
+def _nothing(warmer: Warmer, *, dry_run: bool) -> Outcome:
+    """Return what becomes of a warmer where nothing is kept, as with Django's dummy cache."""
+    return Outcome(
+        name=warmer.name,
+        total=0,
+        troubles=(),
+        seconds=0.0,
+        dry_run=dry_run,
+        interrupted=False,
+        unavailable="",
+        **dict.fromkeys(_COUNTS, 0),
+    )
+
+
+def _said(error: BaseException | str) -> str:
+    """Return an error as one line, not too long."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}".rstrip(": ")
+    line = " ".join(text.split())
+    return line if len(line) <= LINE else f"{line[: LINE - 3]}..."
