@@ -135,6 +135,12 @@ def _tightness(each: Charge) -> tuple[bool, int]:
     return decision.allowed, decision.remaining if decision.numbers else MOST
 
 
+def has_charges(request: Any) -> bool:
+    """Return whether anything was decided about a request already; makes no book."""
+    book: Book | None = getattr(getattr(request, "_request", request), _ATTRIBUTE, None)
+    return book is not None and bool(book.charges)
+
+
 def book_of(request: Any) -> Book:
     """Return the request's book, a new one if it has none; of a DRF request that of Django's below it."""
     request = getattr(request, "_request", request)

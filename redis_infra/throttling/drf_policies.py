@@ -11,7 +11,7 @@ from rest_framework.throttling import BaseThrottle
 
 from redis_infra.exceptions import SettingsError
 from redis_infra.throttling import auth
-from redis_infra.throttling.charges import book_of
+from redis_infra.throttling.charges import has_charges
 from redis_infra.throttling.decisions import Decision
 from redis_infra.throttling.drf_limiters import Limiters, site_limiters
 from redis_infra.throttling.drf_rates import policy_named, written_rates
@@ -98,14 +98,14 @@ class PolicyThrottle(BaseThrottle):
         limiters = site_limiters()
         wanted = self.get_policies(request, view)
         if type(wanted) is not tuple:  # which ``of()`` has made ready
-            wanted = _chosen(wanted, view, request.method)
+            wanted = (wanted,) if type(wanted) is str else _chosen(wanted, view, request.method)
         plan = self._plan(wanted, limiters)
         if plan is None:
             return True
         cost = self.get_cost(request, view)
         if type(cost) is not int or cost != 1:
             _whole(cost, self)
-        if book_of(request).charges:
+        if has_charges(request):
             self.decision, plan, cost = paid_before(request, plan, cost, view, type(self))
             if plan is None:
                 if self.decision:

@@ -195,7 +195,7 @@ class Table:
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
         self._seats: dict[int, list[Any]] = {}
-        """Of whom it is known where he sits: there, when Redis said so, and after which restart."""
+        """Of whom it is known where he sits: there, when Redis said so, after which restart, what is used."""
         self._lock = threading.Lock()
 
     def note(self, pages: Pages, tags: Sequence[Tag], reply: Sequence[int], restarted: int) -> None:
@@ -211,20 +211,23 @@ class Table:
                 mixed, first, size, limit, second, third, policy, _, _, _, _ = page
                 number, left = tags[first].number, 3 * first + 2
                 seat = self._seats.get(number ^ mixed)
-                if seat is None or seat[1] >= at or seat[2] != restarted:
+                if seat is None or seat[1] > at or seat[2] != restarted:
                     limits = (limit, second, third)[:size]
                     used = [most - reply[left + 3 * n] for n, most in enumerate(limits)]
                     self._write(number ^ policy, page, used, at, restarted, now)
                     continue
-                seat[1] = at
                 used1 = limit - reply[left]
+                used2 = second - reply[left + 3] if size > 1 else 0
+                used3 = third - reply[left + 6] if size > 2 else 0
+                if seat[1] == at:  # of two replies of one millisecond, which came first nobody knows
+                    used1, used2, used3 = max(used1, seat[3]), max(used2, seat[4]), max(used3, seat[5])
+                seat[1], seat[3], seat[4], seat[5] = at, used1, used2, used3
                 # Not pack_into, which empties a slot before it fills it: others would read nothing.
                 if size == 1:
                     change = _change1(restarted, at, now, used1)
                 elif size == 2:
-                    change = _change2(restarted, at, now, used1, second - reply[left + 3])
+                    change = _change2(restarted, at, now, used1, used2)
                 else:
-                    used2, used3 = second - reply[left + 3], third - reply[left + 6]
                     change = _change3(restarted, at, now, used1, used2, used3)
                 self.memory[seat[0]] = change
 
@@ -271,7 +274,7 @@ class Table:
         if len(self._seats) >= MOST_REMEMBERED:
             self._seats.clear()
         changes = slice(where + _CHANGES, where + _ENDS[page.size - 1])
-        self._seats[number ^ page.policy ^ page.mixed] = [changes, at, restarted]
+        self._seats[number ^ page.policy ^ page.mixed] = [changes, at, restarted, u1, u2, u3]
 
     def _find(self, number: int, salts: tuple[int, ...], rows: _Pair, sitting: _Sitting) -> int | None:
         for row, numbers in zip(rows, sitting, strict=True):

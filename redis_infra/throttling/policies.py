@@ -6,7 +6,7 @@ they leave out is as in RATES. Knows nothing of Redis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -69,17 +69,21 @@ class Policy:
 
     def identities(self, request: Any) -> tuple[str, ...]:
         """Return whom a request is charged to, for each limit."""
-        keys, places = self._distinct
-        if len(keys) == 1:
-            return (keys[0].of(request),) * len(places)
-        found = [key.of(request) for key in keys]
+        readers, places = self._distinct
+        if len(readers) == 1:
+            return (readers[0](request),) * len(places)
+        found = [read(request) for read in readers]
         return tuple([found[place] for place in places])
 
     @cached_property
-    def _distinct(self) -> tuple[tuple[Key, ...], tuple[int, ...]]:
-        """Each key once, and which of them each limit is for: hashing keys takes longer than asking them."""
+    def _distinct(self) -> tuple[tuple[Callable[[Any], str], ...], tuple[int, ...]]:
+        """How to read each key once, and which of them each limit is for.
+
+        Hashing keys takes longer than asking them.
+        """
         keys = list(dict.fromkeys(self.keys))
-        return tuple(keys), tuple(keys.index(key) for key in self.keys)
+        readers = [key.parts[0].of if len(key.parts) == 1 else key.of for key in keys]
+        return tuple(readers), tuple(keys.index(key) for key in self.keys)
 
 
 def make_policy(name: str, rate: Rate | None, key: Key | None = None, **options: Any) -> Policy:
