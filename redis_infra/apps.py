@@ -21,10 +21,19 @@ class RedisInfraConfig(AppConfig):
         from django.core.signals import setting_changed
 
         from redis_infra.checks import TAG, check_deployment, check_settings
+        from redis_infra.instrumentation import observe_use
 
         register(check_settings, TAG)
         register(check_deployment, TAG, deploy=True)
+        observe_use(_begin_statistics)
         setting_changed.connect(_forget_caches, dispatch_uid="redis_infra.apps")
+
+
+def _begin_statistics() -> None:
+    """Sum what this process counts. Imported with the first Redis that is used, and not before."""
+    from redis_infra.observability.flushing import begin
+
+    begin()
 
 
 def _forget_caches(*, setting: str, **_: Any) -> None:

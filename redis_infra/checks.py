@@ -86,6 +86,7 @@ def check_settings(app_configs: object = None, **_: Any) -> list[checks.CheckMes
     for alias in aliases:
         _check_alias(alias, found)
     _check_throttle(site, found)
+    _check_stats(site, found)
     _check_rest_framework_rates(found)
     _check_rest_framework_classes(found)
     _check_number_of_proxies(found)
@@ -272,6 +273,12 @@ def _check_files(options: ConnectionOptions, found: _Found) -> None:
 _THROTTLE: Final = "REDIS_INFRA['THROTTLE']"
 _MIDDLEWARE: Final = "redis_infra.throttling.middleware.ThrottleMiddleware"
 _ADDRESS_KEYS: Final = frozenset(("ip", "user", "user_or_ip"))
+
+
+def _check_stats(site: Settings, found: _Found) -> None:
+    """Whether the Redis that ``STATS`` names can be one."""
+    if site.stats.url or site.stats.alias:
+        _options(AliasSettings.for_capability("STATS", site, report=found.report), found)
 
 
 def _check_throttle(site: Settings, found: _Found) -> None:

@@ -24,7 +24,9 @@ __all__ = [
     "anotify_cleared",
     "notify",
     "notify_cleared",
+    "notify_used",
     "observe_clears",
+    "observe_use",
     "reset_log",
     "subscribe",
     "unsubscribe",
@@ -119,6 +121,24 @@ def notify(transition: Transition) -> None:
         try:
             observer(transition)
         except Exception:  # a site's own observer: its bug must not become an outage
+            logger.exception("redis_infra.observer_failed")
+
+
+_use_observers: list[Callable[[], None]] = []
+
+
+def observe_use(observer: Callable[[], None]) -> None:
+    """Call ``observer`` from now on whenever this process takes a Redis into use; twice is as once."""
+    if observer not in _use_observers:
+        _use_observers.append(observer)
+
+
+def notify_used() -> None:
+    """Tell every observer, and let none of them break the caller."""
+    for observer in _use_observers:
+        try:
+            observer()
+        except Exception:  # as above: what somebody else makes of it is no reason to do without the cache
             logger.exception("redis_infra.observer_failed")
 
 

@@ -75,6 +75,10 @@ def _forget_caches() -> None:
         from redis_infra.querycache.space import forget_spaces
 
         forget_spaces()
+    if "redis_infra.observability.flushing" in sys.modules:
+        from redis_infra.observability.flushing import end
+
+        end()
     if "redis_infra.throttling.limiter" in sys.modules:
         from redis_infra.throttling.limiter import forget_limiters
 
@@ -131,7 +135,12 @@ class Held:
     @classmethod
     def now(cls, servers: tuple[RedisServer | ExternalServer, ...]) -> Held:
         return cls(
-            threads=sorted(t.name for t in threading.enumerate() if t.name.startswith("redis_infra")),
+            # Statistics have a thread for as long as the process lives.
+            threads=sorted(
+                t.name
+                for t in threading.enumerate()
+                if t.name.startswith("redis_infra") and t.name != "redis_infra-statistics"
+            ),
             files=len(os.listdir("/dev/fd")),
             connections=[server.command("CLIENT", "LIST").count(b"\n") for server in servers],
         )

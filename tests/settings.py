@@ -24,3 +24,6 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memor
 
 # No LOCATION: each test says where Redis is, or has none.
 CACHES = {"default": {"BACKEND": "redis_infra.cache.RedisCache"}}
+
+# Tests of statistics begin them by themselves: others count commands and keys.
+REDIS_INFRA = {"STATS": {"ENABLED": False}}

@@ -24,7 +24,7 @@ from redis_infra.cache.operations import Plan
 from redis_infra.cache.signals import connect as connect_signals
 from redis_infra.conf import AliasSettings
 from redis_infra.connection.wire import pack
-from redis_infra.instrumentation import Counters
+from redis_infra.instrumentation import Counters, notify_used
 from redis_infra.resilience.single_flight import SingleFlight
 
 __all__ = ["Engine", "MemoryEngine", "RedisEngine", "engine_for", "forget_engines"]
@@ -184,6 +184,7 @@ class RedisEngine(Engine):
         self._keeps = settings.on_outage == "local"
         self.call = self.connections.call
         self.acall = self.connections.acall
+        notify_used()
 
     def run(self, plan: Plan) -> Any:
         return self.failover.run(self._ask, self._answer, plan, plan)

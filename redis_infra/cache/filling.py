@@ -131,7 +131,10 @@ def _store(wanted: Wanted, value: Any, token: bytes) -> Generator[Step, Any, Any
             yield _change(wanted, token, 0)
         return value
     raw = yield Work(cache._encoded, (key, value))
-    there = yield _fill(wanted, token, raw, ttl)
+    if token:
+        there = yield _fill(wanted, token, raw, ttl)
+    else:
+        there = None if (yield plans.add(wanted.name, cache, raw, ttl)) else (yield Fetch(wanted.name))
     if there is None:
         return value
     found = wanted.found(there)

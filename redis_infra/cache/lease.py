@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
-__all__ = ["LEASE", "WAIT", "Leases", "computing", "held", "is_computing", "pauses"]
+__all__ = ["LEASE", "WAIT", "Leases", "computing", "held", "is_computing", "is_computing_any", "pauses"]
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,11 @@ def computing(*names: str) -> Iterator[None]:
 def is_computing(name: str) -> bool:
     """Whether the caller is part of a computation of this: waiting for its lease would never end."""
     return name in _computing.get()
+
+
+def is_computing_any() -> bool:
+    """Whether the caller is part of any computation."""
+    return bool(_computing.get())
 
 
 def pauses() -> Any:

@@ -193,6 +193,7 @@ class Settings(SharedSettings):
         default_factory=lambda: querycache.DEFAULT_TTLS, metadata={"read": querycache.lifetimes}
     )
     ttl_jitter: float = _setting(0.1, querycache.fraction)
+    loaders: int = _setting(8, readers.count)
     keys: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}), metadata={"read": querycache.key_templates}
     )

@@ -2,7 +2,11 @@
 -- KEYS: the entry, its bucket's index.
 -- ARGV: token; milliseconds of the lease; who filled the entry that was found of no use ("" if none);
 --       milliseconds for which the index has to stay; the bytes of a placeholder; members of the index.
--- Returns {"granted"}, {"held", milliseconds left}, or {"filled", the entry as it is now}.
+-- Returns {"granted", token}, {"held", milliseconds left}, or {"filled", the entry as it is now}.
+--
+-- The token that is granted is the one that lies there, if there is one: of a holder that died, or that has
+-- computed and stores at its commit. It says that nothing was invalidated since it was made, and that holds
+-- for whoever computes from now on as well. Who stores first ends it.
 --
 -- The lease is part of the entry. Whatever removes the entry, be it UNLINK, a pattern, a drained journal or
 -- an eviction, ends the lease with it, and what was computed under it is not stored any more.
@@ -21,6 +25,8 @@ if #head == 32 and string.sub(head, 1, 3) == string.sub(ARGV[5], 1, 3) then
   if held > 0 then
     return {'held', held}
   end
+  local before = string.sub(head, 12, 19)
+  token = before ~= '\0\0\0\0\0\0\0\0' and before or token
   redis.call('SETRANGE', entry, 11, token .. ends)
   local left = redis.call('PTTL', entry)
   if left >= 0 and left < lease + 1000 then
@@ -38,4 +44,4 @@ local stay = tonumber(ARGV[4])
 if redis.call('PTTL', index) < stay then
   redis.call('PEXPIRE', index, stay + 3600000)
 end
-return {'granted'}
+return {'granted', token}

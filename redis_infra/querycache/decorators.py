@@ -226,9 +226,15 @@ class _Base(Generic[P]):
         return self._key(args, kwargs)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        key = self._plain_key(*self._bound_to, *args, **kwargs)
+        key = self._whole(args, kwargs)
         if self._options.vary:
+            # Behind what may have been shortened, so that one pattern is for all of them.
             key = ":@".join((key, *[value(each()) for each in self._options.vary]))
+        return key
+
+    def _whole(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the key of a call in all the languages, say, that it varies by."""
+        key = self._plain_key(*self._bound_to, *args, **kwargs)
         return key if len(key) <= 180 else shortened(key)
 
     def _place(self, space: Space, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Place:
@@ -237,10 +243,8 @@ class _Base(Generic[P]):
 
     def _patterns(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
         """Return what a call's values are invalidated by: in all the languages, say, that it varies by."""
-        key = self._plain_key(*self._bound_to, *args, **kwargs)
-        if self._options.vary:
-            return [f"{escape(key)}:@*"]
-        return [escape(key if len(key) <= 180 else shortened(key))]
+        key = escape(self._whole(args, kwargs))
+        return [f"{key}:@*" if self._options.vary else key]
 
     def _hit(self, space: Space, key: str, raw: bytes | None) -> Any:
         """Return the value of an entry without tags that is good and not due; MISSING otherwise."""
@@ -249,10 +253,9 @@ class _Base(Generic[P]):
         if entry is None or entry.stamps or entry.version != recipe.policy.version or entry.is_due(now_ms()):
             return MISSING
         engine = space.engine
-        if engine.is_signed:
-            return loading.decode(space, recipe, space.place(key), entry.payload)
+        bound = loading.bound(space, key) if engine.is_signed else ""
         try:
-            value = (recipe.codec or engine.codec).decode("", entry.payload)
+            value = (recipe.codec or engine.codec).decode(bound, entry.payload)
         except Unreadable as error:
             engine.note_unreadable(error)
             return MISSING

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -21,11 +21,12 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db.models import QuerySet
 
 from redis_infra.cache.codec import Codec, Unreadable
-from redis_infra.cache.lease import computing, held, is_computing, pauses
+from redis_infra.cache.lease import computing, held, is_computing, is_computing_any, pauses
 from redis_infra.cache.steps import Call, Fly, Step, Steps, Work
 from redis_infra.cache.values import MISSING
 from redis_infra.querycache import transactions
 from redis_infra.querycache.entries import NOBODY, Entry, new_token, now_ms, pack_entry, read_entry
+from redis_infra.querycache.gate import gate
 from redis_infra.querycache.policy import Policy
 from redis_infra.querycache.space import Place, Space
 
@@ -33,6 +34,7 @@ __all__ = [
     "Recipe",
     "Seen",
     "Tally",
+    "bound",
     "decode",
     "encode",
     "get",
@@ -42,6 +44,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+LOADS: Final = 20
+"""Classes of loading times that are told apart; the last begins at 33 s."""
+ALONE: Final = b""
+"""Instead of a value's bytes: it is not kept, and who waited for it computes by himself, as if uncached."""
 PAUSE: Final = 1000
 """Milliseconds for which nobody tries again after a loader failed and an expired value was served."""
 
@@ -61,6 +67,13 @@ class Tally:
     computations: int = 0
     seconds: float = 0.0
     """In loaders."""
+    loads: list[int] = field(default_factory=lambda: [0] * LOADS)
+    """How many loads took how long: below 128 microseconds, and then each class twice as long."""
+
+    def took(self, seconds: float) -> None:
+        """Note how long a load took."""
+        self.seconds += seconds
+        self.loads[min(max(int(seconds * 1e6).bit_length() - 7, 0), LOADS - 1)] += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +104,7 @@ class Loaded(NamedTuple):
 
     value: Any
     payload: bytes | None
-    """For those who waited for it; None where they have to look for themselves."""
+    """For those who waited for it; None where they have to look for themselves, ALONE where to compute."""
 
 
 def judge(raw: bytes | None, stamps: Sequence[bytes | None], version: int) -> Seen:
@@ -150,6 +163,9 @@ def get(
         if mine:
             return mine[0]
         tally.waits += 1
+        if payload == ALONE:
+            tally.computations += 1
+            return (yield Call(compute))
         if payload is not None:
             value = decode(space, recipe, place, payload)
             if value is not MISSING:
@@ -178,7 +194,7 @@ class _Loaded(NamedTuple):
 
     value: Any
     payload: bytes | None
-    """For those who waited for it; None where they have to look for themselves."""
+    """For those who waited for it; None where they have to look for themselves, ALONE where to compute."""
 
 
 def _lead(
@@ -192,7 +208,7 @@ def _lead(
     for pause in () if is_computing(place.name) else pauses():
         answer, *more = yield space.acquire(place, token, seen.filled_by, stay)
         if answer == b"granted":
-            return (yield from _compute(space, recipe, place, seen, token, stamps, compute))
+            return (yield from _compute(space, recipe, place, seen, more[0], stamps, compute))
         if answer == b"filled":
             seen = judge(more[0], stamps, policy.version)
             if seen.entry is not None and seen.entry.fresh > now_ms():
@@ -219,26 +235,34 @@ def _compute(
 ) -> Generator[Step, Any, _Loaded]:
     """Compute under a lease, and store what comes of it if the lease still stands then."""
     policy, tally = recipe.policy, recipe.tally
+    stay = milliseconds(policy.longest())
     held.hold(token, partial(space.engine.run, space.renew(place, token)))
-    began = time.perf_counter()
     try:
         tally.computations += 1
-        with computing(place.name):
+        if not is_computing_any():  # one that is part of another has been let in with it
+            yield from gate.waits(space.engine)
+        began = time.perf_counter()
+        with computing(place.name), gate.entered():
             value = yield Call(compute)
             if isinstance(value, QuerySet):
                 yield Work(len, (value,))  # what is cached is what it finds, and that takes its time
         cost = time.perf_counter() - began
-        tally.seconds += cost
+        tally.took(cost)
         keeps = policy.keeps(value)
         payload = (yield Work(encode, (space, recipe, place, value))) if keeps else None
         raw, ttl = packed(policy, token, value, payload, stamps, cost) if payload is not None else (None, 0)
+        if ttl > stay and place.stamps:
+            yield space.stamps(place.stamps, ttl)  # as long as the result wants it
     except Exception as error:
         held.drop(token)
         tally.errors += 1
         is_usable = seen.entry is not None and seen.entry.dead > now_ms()
-        yield space.release(place, token, pause=PAUSE if is_usable else 0)
-        if seen.entry is None or not is_usable:
-            raise
+        stands = yield space.release(place, token, pause=PAUSE if is_usable else 0)
+        if stands and is_usable and place.stamps:
+            raw, *stamps_now = yield space.read_many((place.name, *place.stamps))
+            is_usable = judge(raw, stamps_now, policy.version).entry is not None
+        if seen.entry is None or not is_usable or not stands:
+            raise  # also where it was invalidated meanwhile
         logger.warning("redis_infra.served_stale function=%s cause=%s", recipe.label, type(error).__name__)
         tally.stale += 1
         return _served(space, recipe, place, seen.entry)
@@ -247,9 +271,9 @@ def _compute(
         held.leave(token, partial(space.engine.run, space.release(place, token)))
         raise
     held.drop(token)
-    if raw is None:
+    if raw is None or payload is None:
         yield space.release(place, token)
-        return _Loaded(value, None)
+        return _Loaded(value, ALONE)
     fill = space.fill(place, token, raw, ttl)
     connection = transactions.open_transaction()
     if connection is not None:
@@ -259,7 +283,10 @@ def _compute(
     # Who comes from now on looks for himself: he may come after an invalidation that comes after the fill.
     space.engine.flights.forget(place.name)
     stored = yield fill
-    return _Loaded(value, payload if stored else None)
+    if not stored:
+        return _Loaded(value, ALONE if space.keeps_nothing else None)
+    # Tags are no part of the lease: who waited has to look whether they are the same yet.
+    return _Loaded(value, None if place.stamps else payload)
 
 
 def _served(space: Space, recipe: Recipe, place: Place, entry: Entry) -> _Loaded:
@@ -274,7 +301,7 @@ def decode(space: Space, recipe: Recipe, place: Place, payload: bytes) -> Any:
     """Return the value; MISSING, and one warning for each reason, if nobody can read it."""
     engine = space.engine
     try:
-        return (recipe.codec or engine.codec).decode(_bound(space, place), payload)
+        return (recipe.codec or engine.codec).decode(bound(space, place.key), payload)
     except Unreadable as error:
         engine.note_unreadable(error)
         return MISSING
@@ -283,7 +310,7 @@ def decode(space: Space, recipe: Recipe, place: Place, payload: bytes) -> Any:
 def encode(space: Space, recipe: Recipe, place: Place, value: Any) -> bytes | None:
     """Return the bytes of a value; None, and one warning, if it has none and the site is not in DEBUG."""
     try:
-        return (recipe.codec or space.engine.codec).encode(_bound(space, place), value)
+        return (recipe.codec or space.engine.codec).encode(bound(space, place.key), value)
     except SynchronousOnlyOperation:
         raise
     except Exception as error:
@@ -305,8 +332,9 @@ def encode(space: Space, recipe: Recipe, place: Place, value: Any) -> bytes | No
 _warned: set[str] = set()
 
 
-def _bound(space: Space, place: Place) -> str:
-    return space.backend._bound(f"qc:{place.key}", place.name) if space.engine.is_signed else place.name
+def bound(space: Space, key: str) -> str:
+    """Return what a signature ties the value of a key to; nothing where nothing is signed."""
+    return space.backend._bound(f"qc:{key}", "") if space.engine.is_signed else ""
 
 
 def packed(

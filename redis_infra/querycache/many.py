@@ -21,7 +21,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeAlias, Typ
 
 from redis_infra.cache import steps
 from redis_infra.cache.codec import Codec
-from redis_infra.cache.lease import computing, held, pauses
+from redis_infra.cache.lease import computing, held, is_computing_any, pauses
 from redis_infra.cache.steps import Call, Steps, Work
 from redis_infra.cache.values import MISSING
 from redis_infra.exceptions import SettingsError
@@ -29,6 +29,7 @@ from redis_infra.keys import Template, escape, template
 from redis_infra.querycache import loading, transactions
 from redis_infra.querycache.decorators import functions, kind_of, template_of
 from redis_infra.querycache.entries import new_token, now_ms
+from redis_infra.querycache.gate import gate
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.loading import Recipe, Seen, Tally, judge
 from redis_infra.querycache.policy import Ttl, make_policy
@@ -300,8 +301,8 @@ class _Base(Generic[P]):
             [each.place for each in missing], tokens, [each.seen.filled_by for each in missing], stay
         )
         granted = {
-            each.item: token
-            for each, token, answer in zip(missing, tokens, answers, strict=True)
+            each.item: answer[1]
+            for each, answer in zip(missing, answers, strict=True)
             if answer[0] == b"granted"
         }
         return granted, stamps
@@ -326,7 +327,9 @@ class _Base(Generic[P]):
         began = time.perf_counter()
         try:
             recipe.tally.computations += 1
-            with computing(*[each.place.name for each in mine]):
+            if not is_computing_any():
+                yield from gate.waits(space.engine)
+            with computing(*[each.place.name for each in mine]), gate.entered():
                 loaded = yield Call(load)
         except Exception:
             recipe.tally.errors += 1
@@ -341,7 +344,7 @@ class _Base(Generic[P]):
             raise
         finally:
             cost = time.perf_counter() - began
-            recipe.tally.seconds += cost
+            recipe.tally.took(cost)
         found.update({item: loaded[item] for item in items if item in loaded})
         fillings = []
         for each in mine:

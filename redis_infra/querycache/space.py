@@ -40,6 +40,8 @@ CHANGE_LEASE = Script("redis_infra.querycache", "lease")
 STAMPS = Script("redis_infra.querycache", "stamps")
 
 _PREFIX: Final = "qc:"
+_SEEN: Final = "redis_infra.querycache"
+"""What a locmem cache has lost if it was cleared."""
 _PLACEHOLDER: Final = entries.placeholder()
 
 
@@ -71,12 +73,20 @@ Command: TypeAlias = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
 class Space:
     """The query cache of one alias: plans for its engine, by key. Thread-safe; makes no I/O itself."""
 
-    def __init__(self, backend: RedisCache) -> None:
+    def __init__(self, backend: RedisCache, stands_in_for: LocMemCache | None = None) -> None:
         self.backend = backend
+        self.stands_in_for = stands_in_for
         self.engine: Engine = backend._engine
         self.settings = caches.settings
         self._plain_base = backend._name(_PREFIX) if backend.key_func is default_key_func else None
         self._indexes: dict[str, Index] = {}
+
+    def clear_with_it(self) -> None:
+        """Begin anew if the locmem cache that this stands in for was cleared, as tests do before each."""
+        locmem = self.stands_in_for
+        if locmem is not None and locmem.get(_SEEN) is None:
+            self.backend.clear()
+            locmem.set(_SEEN, True, None)
 
     # Names
 
@@ -111,6 +121,11 @@ class Space:
             index = self._indexes[base] = Index(base, names)
         return index
 
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether nobody keeps anything now: ``ON_OUTAGE = "miss"`` in an outage."""
+        return self.engine.settings.on_outage == "miss" and self.engine.is_degraded
+
     @staticmethod
     def _stamp(base: str, tag: str) -> str:
         return f"{base[:-1]}t:{tag}"
@@ -141,7 +156,10 @@ class Space:
     # Computing
 
     def acquire(self, place: Place, token: bytes, seen: bytes, stay: int) -> Plan:
-        """Answer: ``(b"granted",)``, ``(b"held", milliseconds)`` or ``(b"filled", bytes)``."""
+        """Answer: ``(b"granted", token)``, ``(b"held", milliseconds)`` or ``(b"filled", bytes)``.
+
+        The token that is granted may be another than was asked for, and what is stored needs that one.
+        """
         stay = max(stay, STAY)
 
         def talk() -> Talk:
@@ -151,9 +169,16 @@ class Space:
             return (yield from ACQUIRE.talk(keys, token, LEASE, seen, stay, _PLACEHOLDER, *members))
 
         def local(store: FallbackStore) -> tuple[Any, ...]:
-            return store.exchange(place.name, partial(_acquired, token, seen))
+            return store.exchange(place.name, partial(_acquired, self._token_here(token), seen))
 
         return self._step((place.name,), talk, local)
+
+    def _token_here(self, token: bytes) -> bytes:
+        """Return the token of a lease of memory: not the one that Redis may yet be told of.
+
+        What timed out may reach Redis late, when the value that is computed under it is out of date.
+        """
+        return token if self.engine.is_memory else entries.new_token()
 
     def fill(self, place: Place, token: bytes, raw: bytes, ttl: int) -> Plan:
         """Answer: whether it was stored, as it is if the lease still stands. ``ttl`` is milliseconds."""
@@ -186,7 +211,7 @@ class Space:
 
         def local(store: FallbackStore) -> list[tuple[Any, ...]]:
             return [
-                store.exchange(place.name, partial(_acquired, token, filled_by))
+                store.exchange(place.name, partial(_acquired, self._token_here(token), filled_by))
                 for place, token, filled_by in zip(places, tokens, seen, strict=True)
             ]
 
@@ -330,14 +355,15 @@ def _acquired(token: bytes, seen: bytes, raw: bytes | None) -> tuple[bytes | Non
     """Do what acquire.lua does, in memory."""
     now, stay = entries.now_ms(), (LEASE + 1000) / 1000
     if raw is None or not entries.is_entry(raw):
-        return entries.with_lease(_PLACEHOLDER, token, now + LEASE), stay, (b"granted",)
+        return entries.with_lease(_PLACEHOLDER, token, now + LEASE), stay, (b"granted", token)
     filler = entries.filler_of(raw)
     if filler not in (seen, entries.NOBODY):
         return None, 0.0, (b"filled", raw)
-    held = entries.lease_of(raw)[1] - now
-    if held > 0:
-        return None, 0.0, (b"held", held)
-    return entries.with_lease(raw, token, now + LEASE), stay, (b"granted",)
+    before, ends = entries.lease_of(raw)
+    if ends > now:
+        return None, 0.0, (b"held", ends - now)
+    token = token if before == entries.NOBODY else before
+    return entries.with_lease(raw, token, now + LEASE), stay, (b"granted", token)
 
 
 def _stamped(new: bytes, ttl: float, raw: bytes | None) -> tuple[bytes | None, float, bytes]:
@@ -395,6 +421,8 @@ def space_for(alias: str) -> Space | None:
     """
     space = _spaces.get(alias)
     if space is not None and space.settings is caches.settings:
+        if space.stands_in_for is not None:
+            space.clear_with_it()
         return space
     return _make_space(alias)
 
@@ -407,23 +435,36 @@ def _make_space(alias: str) -> Space | None:
     backend = caches.create_connection(alias)
     if isinstance(backend, DummyCache):
         return None
-    if isinstance(backend, LocMemCache):
-        backend = _in_memory(alias, backend)
+    locmem = backend if isinstance(backend, LocMemCache) else None
+    if locmem is not None:
+        backend = _in_memory(alias)
+    elif isinstance(backend, RedisCache) and backend._engine.settings.on_outage == "raise":
+        backend = _forgiving(backend)
     if not isinstance(backend, RedisCache):
         kind = f"{type(backend).__module__}.{type(backend).__qualname__}"
         raise SettingsError(
             f"cache {alias!r} is a {kind}, which keeps no query cache; "
             f"its BACKEND has to be 'redis_infra.cache.RedisCache'"
         )
-    space = _spaces[alias] = Space(backend)
+    space = _spaces[alias] = Space(backend, locmem)
+    space.clear_with_it()
     return space
 
 
-def _in_memory(alias: str, backend: LocMemCache) -> RedisCache:
+def _in_memory(alias: str) -> RedisCache:
     """Return what stands in for locmem (a site's tests, mostly): the same place, and all that we can do."""
     params = dict(caches.settings[alias])
     location = params.get("LOCATION", "")
     return RedisCache(f"memory://{location}", {**params, "OPTIONS": {}})
+
+
+def _forgiving(backend: RedisCache) -> RedisCache:
+    """Return the same cache, but with memory in an outage: a cached function can always compute.
+
+    ``ON_OUTAGE = "raise"`` is for locks that share the alias, where a local yes would be a lie.
+    """
+    options = {**backend._params.get("OPTIONS", {}), "ON_OUTAGE": "local"}
+    return RedisCache(backend._server, {**backend._params, "OPTIONS": options})
 
 
 def forget_spaces() -> None:

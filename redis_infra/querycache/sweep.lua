@@ -10,7 +10,12 @@ for _, index in ipairs(KEYS) do
   end
   local members = {}
   if left > 0 then
-    members = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, left)
+    -- One more than is taken, which tells whether there is more.
+    members = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, left + 1)
+    if #members > left then
+      more = 1
+      members[#members] = nil
+    end
   elseif redis.call('ZLEXCOUNT', index, first, last) > 0 then
     more = 1
   end
@@ -22,9 +27,6 @@ for _, index in ipairs(KEYS) do
     end
     removed = removed + redis.call('UNLINK', unpack(names))
     redis.call('ZREM', index, unpack(members))
-    if #members == left then
-      more = 1
-    end
     left = left - #members
   end
 end

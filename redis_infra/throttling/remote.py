@@ -15,6 +15,7 @@ from redis_infra.conf import AliasSettings, ThrottleSettings
 from redis_infra.connection.bulk import unlink_matching
 from redis_infra.connection.scripts import Script, is_unknown_script
 from redis_infra.exceptions import StoreUnavailable
+from redis_infra.instrumentation import notify_used
 from redis_infra.keys import escape
 from redis_infra.resilience.failover import Effect, ImpatientEffect, Kind
 from redis_infra.throttling.host import ERA, FORGOTTEN, RESTARTED, monotonic_ms
@@ -84,6 +85,7 @@ class RemoteStore:
         )
         self._hosts = throttle.hosts
         self._forgotten_by_hand = self.limits.host.words[FORGOTTEN]
+        notify_used()
 
     # Decisions
 

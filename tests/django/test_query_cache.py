@@ -280,6 +280,9 @@ def test_locmem_keeps_it_in_the_process(settings):
     load = cached("doc:{number}", ttl=30)(loader.function())
     load(1), load(1)
     assert len(loader.calls) == 1
+    caches["default"].clear()
+    load(1)
+    assert len(loader.calls) == 2
 
 
 # --- errors -----------------------------------------------------------------------------------------------

@@ -212,3 +212,38 @@ class TestOutage:
         with outage(cache), pytest.raises(RedisUnavailable):
             call(cache.get_or_set, "k", work)
         assert work.begun == 0
+
+
+def test_processes_compute_once_too(cache, redis_server, make_cache):
+    """Each child asks while another one computes."""
+    first = make_cache(redis_server.url, COMMAND_TIMEOUT="10s", CONNECT_TIMEOUT="10s", POOL_WAIT="10s")
+    work = Work()
+    with ThreadPoolExecutor(4) as pool:
+        leading = pool.submit(first.get_or_set, "k", work)
+        wait_until(lambda: work.begun == 1, PATIENCE)
+        waiting = [pool.submit(in_child, lambda: cache.get_or_set("k", lambda: "another")) for _ in range(3)]
+        wait_until(lambda: lease_was_asked_for(cache, len(waiting)), PATIENCE)
+        work.may_end.set()
+        assert leading.result() == "computed"
+        assert [each.result() for each in waiting] == ["computed"] * 3
+
+
+def lease_was_asked_for(cache, times):
+    stats = cache.client.get_client().info("commandstats")
+    return stats.get("cmdstat_evalsha", {"calls": 0})["calls"] >= times
+
+
+def test_a_lease_whose_holder_died_is_taken_over(cache):
+    client = cache.client.get_client()
+    name = cache.client.make_key("k")
+    client.set(f"{name}~lease", b"of-the-dead", px=300)
+    assert cache.get_or_set("k", lambda: "mine") == "mine"
+    assert not client.exists(f"{name}~lease")
+
+
+def test_a_loader_that_raises_leaves_no_lease(cache):
+    with pytest.raises(LookupError):
+        cache.get_or_set("k", lambda: (_ for _ in ()).throw(LookupError()))
+    lease = f"{cache.client.make_key('k')}~lease"
+    wait_until(lambda: not cache.client.get_client().exists(lease), PATIENCE)
+    assert cache.get_or_set("k", lambda: 1) == 1
