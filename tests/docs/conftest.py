@@ -65,6 +65,23 @@ def said() -> Iterator[Said]:
     logger.setLevel(level)
 
 
+@pytest.fixture
+def no_rules_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Disconnect what a page connects with ``invalidate_on``."""
+    from django.db.models import signals
+
+    from redis_infra.querycache import models
+
+    heard = (signals.pre_save, signals.post_save, signals.post_delete, signals.m2m_changed)
+    before = [(signal, list(signal.receivers)) for signal in heard]
+    monkeypatch.setattr(models, "_rules", [])
+    monkeypatch.setattr(models, "_connected", set())
+    yield
+    for signal, receivers in before:
+        signal.receivers = receivers
+        signal.sender_receivers_cache.clear()
+
+
 LOGGED = re.compile(r"^(?:WARNING|INFO) redis_infra\..*\n", re.MULTILINE)
 
 

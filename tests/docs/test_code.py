@@ -27,6 +27,8 @@ urlpatterns = [path("", lambda request: HttpResponse("home"))]
 """The site that a page's tests visit."""
 
 
+@pytest.mark.django_db
+@pytest.mark.usefixtures("no_rules_left")
 @pytest.mark.parametrize("each", PLAIN, ids=str)
 def test_the_code_of_a_page_runs(each: Page, run_page: RunPage, settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
@@ -61,13 +63,14 @@ class Breakable:
         assert self._said.closed.wait(PATIENCE)
 
 
+@pytest.mark.usefixtures("no_rules_left")
 def test_the_story_of_the_readme_is_true(
     run_page: RunPage, own_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
     server = own_redis(unix_socket=False, config=DURABLE)
     story = run_page(README, {"server": Breakable(server, said)})
     monkeypatch.setenv("REDIS_URL", server.url)
-    assert [block.language for block in story] == ["python", "pycon", "python"]
+    assert [block.language for block in story] == ["python", "pycon", "python", "python"]
 
 
 class Site:

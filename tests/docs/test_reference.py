@@ -33,6 +33,7 @@ PACKAGES = [
     *("redis_infra.cache", "redis_infra.cache.signals", "redis_infra.exceptions", "redis_infra.testing"),
     *("redis_infra.throttling", "redis_infra.throttling.decorators", "redis_infra.throttling.drf"),
     *("redis_infra.throttling.middleware", "redis_infra.throttling.signals", "redis_infra.throttling.auth"),
+    *("redis_infra.querycache", "redis_infra.keys"),
 ]
 
 
