@@ -72,7 +72,7 @@ def _other(item: Any) -> str:
     if isinstance(item, tuple):
         return _short("~(" + ",".join(_item(each) for each in item) + ")")
     if isinstance(item, frozenset):
-        return _short("~{" + ",".join(sorted(_item(each) for each in item)) + "}")
+        return _short("~s(" + ",".join(sorted(_item(each) for each in item)) + ")")
     if isinstance(item, type):
         return _written(f"{item.__module__}.{item.__qualname__}")
     return _named(item)
@@ -203,6 +203,12 @@ def _template(text: str) -> Template:
         if literal:
             parts.append(literal)
         if path is not None:
+            if len(parts) > bool(literal) and ":" not in literal:
+                # "{a}-{b}" of "x-y" and "z" would be the key of "x" and "y-z".
+                raise SettingsError(
+                    f"{text!r} is not a key template: {{{path}}} needs a ':' before it, after a field; "
+                    f"{_FORMS}"
+                )
             if spec or conversion or not _PATH.fullmatch(path):
                 whole = path + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
                 raise SettingsError(f"{text!r} is not a key template: {{{whole}}} is no field; {_FORMS}")

@@ -92,10 +92,7 @@ def _functions() -> list[tuple[str, Any]]:
 
 
 def _subject_of(label: str, function: Any) -> Subject:
-    template = function.template
-    # Without a template keys begin with the function's name.
-    glob = template.pattern() if template is not None else f"{label}:*"
-    return ("function", function.cache, function._recipe.policy.kind, label, glob)
+    return ("function", function.cache, function._recipe.policy.kind, label, function.glob)
 
 
 def _numbers_of(tally: Any) -> Numbers:

@@ -14,6 +14,7 @@ from redis_infra.querycache.decorators import cached
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.many import cached_many
 from redis_infra.querycache.models import InvalidatingQuerySet, invalidate_for, invalidate_on
+from redis_infra.querycache.warming import warmer
 
 __all__ = [
     "InvalidatingQuerySet",
@@ -23,4 +24,5 @@ __all__ = [
     "invalidate",
     "invalidate_for",
     "invalidate_on",
+    "warmer",
 ]

@@ -1,7 +1,8 @@
 -- Ask for the lease of an entry: who has it computes, everybody else waits or takes what is there.
 -- KEYS: the entry, its bucket's index.
 -- ARGV: token; milliseconds of the lease; who filled the entry that was found of no use ("" if none);
---       milliseconds for which the index has to stay; the bytes of a placeholder; members of the index.
+--       milliseconds for which the index has to stay; the bytes of a placeholder; what the names of all
+--       entries begin with; members of the index.
 -- Returns {"granted", token}, {"held", milliseconds left}, or {"filled", the entry as it is now}.
 --
 -- The token that is granted is the one that lies there, if there is one: of a holder that died, or that has
@@ -37,11 +38,34 @@ else
   local placeholder = string.sub(ARGV[5], 1, 11) .. token .. ends .. string.sub(ARGV[5], 33)
   redis.call('SET', entry, placeholder, 'PX', lease + 1000)
 end
-for at = 6, #ARGV do
+for at = 7, #ARGV do
   redis.call('ZADD', index, 0, ARGV[at])
 end
 local stay = tonumber(ARGV[4])
 if redis.call('PTTL', index) < stay then
   redis.call('PEXPIRE', index, stay + 3600000)
+end
+-- Here and not where values are stored, as much is asked for that never is. Each lease looks at a few
+-- members, and removes those whose entries are gone. In the steady state as many go as come when one in so many is dead: with four looks a quarter of the live ones at most, whatever it
+-- was that removed the entries (expiry, eviction, somebody's UNLINK). Where more are found, it looks again.
+for _ = 1, 4 do
+  local dead = {}
+  for _, member in ipairs(redis.call('ZRANDMEMBER', index, 4)) do
+    local kind, key = string.sub(member, 1, 1), nil
+    if kind == '=' then
+      key = string.sub(member, 2)
+    elseif kind == '#' then
+      key = string.sub(member, string.find(member, '\0', 1, true) + 1)
+    end
+    if key and redis.call('EXISTS', ARGV[6] .. key) == 0 then
+      dead[#dead + 1] = member
+    end
+  end
+  if #dead > 0 then
+    redis.call('ZREM', index, unpack(dead))
+  end
+  if #dead < 2 then
+    break
+  end
 end
 return {'granted', token}

@@ -31,10 +31,10 @@ from redis_infra.querycache.entries import now_ms, read_entry
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.loading import Recipe, Tally, judge
 from redis_infra.querycache.policy import Policy, Ttl, make_policy
-from redis_infra.querycache.signature import automatic_key, compile_key, compile_tags, shortened
+from redis_infra.querycache.signature import automatic_glob, automatic_key, compile_key, compile_tags
 from redis_infra.querycache.space import Place, Space, space_for
 
-__all__ = ["AsyncCached", "Cached", "cached", "functions", "kind_of", "template_of"]
+__all__ = ["AsyncCached", "Cached", "cached", "functions", "kind_of", "register", "template_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +54,15 @@ class _Decorator(Protocol):
 
 functions: Final[dict[str, Any]] = {}
 """Every decorated function by its dotted name, for warmers and statistics."""
+
+
+def register(label: str, function: Any) -> None:
+    """Keep a decorated function by its name; of two of one name (closures) with other keys, both."""
+    name, number = label, 1
+    while name in functions and functions[name].template != function.template:
+        number += 1
+        name = f"{label}#{number}"
+    functions[name] = function
 
 
 def cached(
@@ -90,7 +99,7 @@ def cached(
 
     def decorate(function: Any) -> Any:
         wrapped = function.__func__ if isinstance(function, classmethod | staticmethod) else function
-        if not callable(wrapped) or inspect.isclass(wrapped):
+        if not inspect.isroutine(wrapped):
             raise SettingsError(f"@cached is for functions, not for {wrapped!r}")
         if inspect.isgeneratorfunction(wrapped) or inspect.isasyncgenfunction(wrapped):
             raise SettingsError(f"{wrapped.__qualname__} yields its results; return a list to have it cached")
@@ -121,14 +130,11 @@ def template_of(key: str | Template | None) -> Template | None:
     """Return the template that a key, or its name in the settings, is."""
     if key is None or isinstance(key, Template):
         return key
-    named = get_settings().keys
-    if key in named:
-        return template(named[key])
     if not isinstance(key, str):
         raise SettingsError(
             f"{key!r} is not a key template: @cached takes one, as in @cached('user:{{user_id}}')"
         )
-    return template(key)
+    return template(get_settings().keys.get(key, key))
 
 
 def kind_of(made: Template | None, function: Any) -> str:
@@ -175,6 +181,8 @@ class _Base(Generic[P]):
         self._options = options
         self._binding = binding
         plain = compile_key(function, options.key) if options.key is not None else automatic_key(function)
+        self.glob = options.key.pattern() if options.key is not None else automatic_glob(function)
+        """The glob of all keys that it can have, but for what they vary by."""
         self._plain_key = plain
         self._tags = compile_tags(function, options.tags)
         self._bound_to: tuple[Any, ...] = ()
@@ -186,7 +194,7 @@ class _Base(Generic[P]):
             codec=options.codec,
             tally=Tally(),
         )
-        functions[label] = self
+        register(label, self)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind a method, as functions do."""
@@ -228,14 +236,12 @@ class _Base(Generic[P]):
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         key = self._whole(args, kwargs)
         if self._options.vary:
-            # Behind what may have been shortened, so that one pattern is for all of them.
             key = ":@".join((key, *[value(each()) for each in self._options.vary]))
         return key
 
     def _whole(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the key of a call in all the languages, say, that it varies by."""
-        key = self._plain_key(*self._bound_to, *args, **kwargs)
-        return key if len(key) <= 180 else shortened(key)
+        return self._plain_key(*self._bound_to, *args, **kwargs)
 
     def _place(self, space: Space, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Place:
         tags = self._tags(*self._bound_to, *args, **kwargs) if self._tags is not None else ()

@@ -35,6 +35,7 @@ STAY: Final = 24 * 3600 * 1000
 
 SWEEP = Script("redis_infra.querycache", "sweep")
 DROP = Script("redis_infra.querycache", "drop")
+PAGE = Script("redis_infra.querycache", "page")
 COMPLETE = Script("redis_infra.querycache", "complete")
 
 
@@ -124,9 +125,9 @@ class Index:
         """Remove those in a stretch that the glob matches, which the server cannot tell."""
         removed, incomplete = 0, 0
         for name in names:
-            marked = yield pack("ZSCORE", name, "!")
-            incomplete += marked is None
-            removed += yield from self.drop((yield from self._keys_in(name, selection)))
+            keys, is_complete = yield from self._keys_in(name, selection)
+            incomplete += not is_complete
+            removed += yield from self.drop(keys)
         return removed, incomplete
 
     # Looking
@@ -138,7 +139,8 @@ class Index:
         names = self.names if selection.bucket is None else (self.names[selection.bucket],)
         found: list[str] = []
         for name in names:
-            found += yield from self._keys_in(name, selection)
+            keys, _ = yield from self._keys_in(name, selection)
+            found += keys
         return found
 
     def tagged(self, tag: str) -> Talk:
@@ -146,18 +148,22 @@ class Index:
         found: list[str] = []
         for name in self.names:
             first, last = _stretch("#", f"{tag}\0")
-            for page in (yield from _pages(name, first, last)):
-                found += [_key_of(member) for member in page]
+            pages, _ = yield from _pages(name, first, last)
+            found += [_key_of(member) for page in pages for member in page]
         return list(dict.fromkeys(found))
 
     def _keys_in(self, name: str, selection: Selection) -> Talk:
         matches = glob_to_regex(selection.pattern).match
-        found: list[str] = []
-        for page in (yield from _pages(name, *_stretch("=", selection.start))):
-            found += [key for key in map(_key_of, page) if matches(key)]
-        return found
+        pages, is_complete = yield from _pages(name, *_stretch("=", selection.start))
+        return [key for page in pages for key in map(_key_of, page) if matches(key)], is_complete
 
     # When it was lost
+
+    def make_sure(self) -> Talk:
+        """Rebuild what was lost, if anything was: who only looks must not be told too little."""
+        marks = yield b"".join([pack("ZSCORE", name, "!") for name in self.names]), len(self.names)
+        if None in marks:
+            yield from self.rebuild()
 
     def rebuild(self, selection: Selection | None = None) -> Talk:
         """Look at all keys of the database, index our entries, and remove those of ``selection``.
@@ -197,13 +203,16 @@ def _stretch(kind: str, start: str) -> tuple[bytes, bytes]:
 
 
 def _pages(name: str, first: bytes, last: bytes) -> Talk:
-    """Return the members of a stretch, in pages of a thousand."""
+    """Return the members of a stretch, in pages of a thousand, and whether the index was complete."""
     pages: list[list[bytes]] = []
+    is_complete = True
     while True:
-        page = yield pack("ZRANGEBYLEX", name, first, last, "LIMIT", 0, BATCH)
+        # With each page: the index may be lost between any two.
+        page, marked = yield from PAGE.talk((name,), first, last, BATCH)
+        is_complete = is_complete and bool(marked)
         pages.append(page)
         if len(page) < BATCH:
-            return pages
+            return pages, is_complete
         first = b"(" + page[-1]
 
 

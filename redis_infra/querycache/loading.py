@@ -99,14 +99,6 @@ class Seen(NamedTuple):
     """Who filled what lies there, good or not."""
 
 
-class Loaded(NamedTuple):
-    """What a computation came to."""
-
-    value: Any
-    payload: bytes | None
-    """For those who waited for it; None where they have to look for themselves, ALONE where to compute."""
-
-
 def judge(raw: bytes | None, stamps: Sequence[bytes | None], version: int) -> Seen:
     """Return what the bytes of an entry are worth, given the stamps of its tags as they are now."""
     entry = read_entry(raw) if raw is not None else None

@@ -27,8 +27,8 @@ from redis_infra.cache.values import MISSING
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template
 from redis_infra.querycache import loading, transactions
-from redis_infra.querycache.decorators import functions, kind_of, template_of
-from redis_infra.querycache.entries import new_token, now_ms
+from redis_infra.querycache.decorators import kind_of, register, template_of
+from redis_infra.querycache.entries import new_token
 from redis_infra.querycache.gate import gate
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.loading import Recipe, Seen, Tally, judge
@@ -39,7 +39,6 @@ from redis_infra.querycache.signature import (
     compile_tags,
     item_field,
     parameter_names,
-    shortened,
 )
 from redis_infra.querycache.space import Filling, Place, Space, space_for
 
@@ -132,6 +131,8 @@ class _Base(Generic[P]):
         functools.update_wrapper(self, function)  # type: ignore[arg-type]  # an object that is called
         self.uncached = function
         self.template: Template | None = key
+        self.glob = key.pattern()
+        """The glob of all keys that it can have."""
         item = item_field(function, key)
         names = parameter_names(function)
         is_method = names[:1] in (["self"], ["cls"])
@@ -144,7 +145,7 @@ class _Base(Generic[P]):
         self._items = compile_argument(function, self._many)
         self._recipe = recipe
         self._bound_to: tuple[Any, ...] = ()
-        functions[recipe.label] = self
+        register(recipe.label, self)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind a method, as functions do."""
@@ -173,8 +174,7 @@ class _Base(Generic[P]):
         return {item: self._key(item, args, kwargs) for item in self._asked(args, kwargs)}
 
     def _key(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        key = self._make_key(item, *self._bound_to, *args, **kwargs)
-        return key if len(key) <= 180 else shortened(key)
+        return self._make_key(item, *self._bound_to, *args, **kwargs)
 
     def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Return the items of a call, each once."""
@@ -235,22 +235,33 @@ class _Base(Generic[P]):
     ) -> Generator[Any, Any, Any]:
         """Find what is there; return what is missing or due."""
         recipe = self._recipe
-        stamps = list(dict.fromkeys(name for each in wanted for name in each.place.stamps))
-        names = [each.place.name for each in wanted]
-        raws = (yield space.read_many([*names, *stamps])) if names else []
-        known = dict(zip(stamps, raws[len(names) :], strict=True))
         missing = []
-        for (item, place), raw in zip(wanted, raws, strict=False):
-            seen = judge(raw, [known[name] for name in place.stamps], recipe.policy.version)
+        for each, seen in (yield from self._judged(space, wanted)):
             if seen.entry is not None and not seen.is_due:
-                value = loading.decode(space, recipe, place, seen.entry.payload)
+                value = loading.decode(space, recipe, each.place, seen.entry.payload)
                 if value is not MISSING:
                     recipe.tally.hits += 1
-                    found[item] = value
+                    found[each.item] = value
                     continue
-                seen = Seen(None, True, seen.filled_by)
-            missing.append(_Missing(item, place, seen))
+                seen = Seen(None, True, seen.filled_by)  # noqa: PLW2901
+            missing.append(_Missing(each.item, each.place, seen))
         return missing
+
+    def _judged(
+        self, space: Space, wanted: Sequence[_Wanted | _Missing]
+    ) -> Generator[Any, Any, list[tuple[Any, Seen]]]:
+        """Look at entries, and at the stamps of all their tags, in one round trip."""
+        if not wanted:
+            return []
+        stamps = list(dict.fromkeys(name for each in wanted for name in each.place.stamps))
+        names = [each.place.name for each in wanted]
+        raws = yield space.read_many([*names, *stamps])
+        known = dict(zip(stamps, raws[len(names) :], strict=True))
+        version = self._recipe.policy.version
+        return [
+            (each, judge(raw, [known[name] for name in each.place.stamps], version))
+            for each, raw in zip(wanted, raws, strict=False)
+        ]
 
     def _fetch(
         self,
@@ -318,60 +329,87 @@ class _Base(Generic[P]):
         found: dict[Any, Any],
     ) -> Generator[Any, Any, None]:
         """Call the function once, and store what our leases are for."""
-        recipe = self._recipe
         for each in mine:
-            held.hold(
-                tokens[each.item],
-                functools.partial(space.engine.run, space.renew(each.place, tokens[each.item])),
-            )
-        began = time.perf_counter()
+            renew = functools.partial(space.engine.run, space.renew(each.place, tokens[each.item]))
+            held.hold(tokens[each.item], renew)
         try:
-            recipe.tally.computations += 1
-            if not is_computing_any():
-                yield from gate.waits(space.engine)
-            with computing(*[each.place.name for each in mine]), gate.entered():
-                loaded = yield Call(load)
+            loaded, cost = yield from self._timed(space, load, mine)
+            fillings = yield from self._fillings(space, mine, tokens, stamps, loaded, cost / len(items))
         except Exception:
-            recipe.tally.errors += 1
-            for each in mine:
-                self._leave(space, each.place, tokens[each.item])
-            if not all(self._is_stale_served(space, each, found) for each in mine) or len(mine) < len(items):
+            self._recipe.tally.errors += 1
+            self._leave(space, mine, tokens, pause=loading.PAUSE)
+            is_all = len(mine) == len(items)
+            if not (is_all and (yield from self._serve_expired(space, mine, found))):
                 raise
             return
         except BaseException:
-            for each in mine:
-                self._leave(space, each.place, tokens[each.item])
+            self._leave(space, mine, tokens)
             raise
-        finally:
-            cost = time.perf_counter() - began
-            recipe.tally.took(cost)
         found.update({item: loaded[item] for item in items if item in loaded})
-        fillings = []
-        for each in mine:
-            token = tokens[each.item]
-            raw, ttl = yield from self._raw(space, each, token, stamps, loaded, cost / len(items))
-            held.drop(token)
-            if raw is None:
-                self._leave(space, each.place, token)
-            else:
-                fillings.append(Filling(each.place, token, raw, ttl))
+        stored = {filling.token for filling in fillings}
+        self._leave(space, [each for each in mine if tokens[each.item] not in stored], tokens)
         if fillings:
             yield from self._store(space, fillings)
 
-    @staticmethod
-    def _leave(space: Space, place: Place, token: bytes) -> None:
-        held.leave(token, functools.partial(space.engine.run, space.release(place, token)))
+    def _timed(
+        self, space: Space, load: Callable[[], Any], mine: list[_Missing]
+    ) -> Generator[Any, Any, tuple[Mapping[Any, Any], float]]:
+        """Return what the function returns, and the seconds that it took."""
+        tally = self._recipe.tally
+        tally.computations += 1
+        if not is_computing_any():
+            yield from gate.waits(space.engine)
+        began = time.perf_counter()
+        with computing(*[each.place.name for each in mine]), gate.entered():
+            loaded = yield Call(load)
+        cost = time.perf_counter() - began
+        tally.took(cost)
+        return loaded, cost
 
-    def _is_stale_served(self, space: Space, each: _Missing, found: dict[Any, Any]) -> bool:
-        """Serve an expired value instead of a loader's error, if there is one."""
-        entry = each.seen.entry
-        if entry is None or entry.dead <= now_ms():
+    def _fillings(
+        self,
+        space: Space,
+        mine: list[_Missing],
+        tokens: dict[Any, bytes],
+        stamps: dict[str, bytes],
+        loaded: Mapping[Any, Any],
+        cost: float,
+    ) -> Generator[Any, Any, list[Filling]]:
+        """Return what is to be stored, and prolong its leases no more."""
+        fillings = []
+        for each in mine:
+            token = tokens[each.item]
+            raw, ttl = yield from self._raw(space, each, token, stamps, loaded, cost)
+            if raw is not None:
+                fillings.append(Filling(each.place, token, raw, ttl))
+        for filling in fillings:
+            held.drop(filling.token)
+        return fillings
+
+    @staticmethod
+    def _leave(space: Space, mine: Iterable[_Missing], tokens: dict[Any, bytes], *, pause: int = 0) -> None:
+        """Let go of leases, in the background; of what can be served, nobody tries for ``pause`` ms."""
+        for each in mine:
+            token = tokens[each.item]
+            plan = space.release(each.place, token, pause=pause if each.seen.entry is not None else 0)
+            held.leave(token, functools.partial(space.engine.run, plan))
+
+    def _serve_expired(
+        self, space: Space, mine: list[_Missing], found: dict[Any, Any]
+    ) -> Generator[Any, Any, bool]:
+        """Serve expired values instead of a loader's error, if all are there and nobody invalidated them."""
+        if any(each.seen.entry is None for each in mine):
             return False
-        value = loading.decode(space, self._recipe, each.place, entry.payload)
-        if value is MISSING:
-            return False
-        self._recipe.tally.stale += 1
-        found[each.item] = value
+        recipe, served = self._recipe, {}
+        for each, seen in (yield from self._judged(space, mine)):
+            is_same = seen.filled_by == each.seen.filled_by
+            payload = seen.entry.payload if seen.entry is not None and is_same else None
+            value = loading.decode(space, recipe, each.place, payload) if payload is not None else MISSING
+            if value is MISSING:
+                return False
+            served[each.item] = value
+        recipe.tally.stale += len(served)
+        found.update(served)
         return True
 
     def _raw(

@@ -42,15 +42,15 @@ def ask(space: Space, plan: Plan) -> Any:
     return answer
 
 
-def check_reach(space: Space) -> None:
+def check_reach(space: Space, *, stores: bool = True) -> None:
     """Send one PING.
 
     Raises:
-        RedisUnavailable: nobody answered it, or Redis takes no writes now.
+        RedisUnavailable: nobody answered it; with ``stores`` also if Redis stores nothing now.
     """
     ask(space, Plan(Kind.READ, (), None, _nobody, packed=pack("PING")))
     engine = space.engine
-    if isinstance(engine, RedisEngine) and engine.is_degraded:
+    if stores and isinstance(engine, RedisEngine) and engine.is_degraded:
         raise engine.unavailable()
 
 

@@ -8,15 +8,18 @@ have raised. ``inspect.Signature.bind`` does the same and takes 20 times as long
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from redis_infra.conf import did_you_mean
 from redis_infra.exceptions import SettingsError
-from redis_infra.keys import Field, Template, digest, value
+from redis_infra.keys import Field, Template, digest, escape, value
 
 __all__ = [
     "MakeKey",
+    "automatic_glob",
     "automatic_key",
     "compile_argument",
     "compile_key",
@@ -43,6 +46,12 @@ def compile_key(
         SettingsError: the template has a field that is no parameter; the text names both.
     """
     parameters = _parameters(function)
+    literal = "".join(part for part in template.parts if isinstance(part, str))
+    if found := _WILDCARD.search(literal):
+        raise SettingsError(
+            f"{what} {template.text!r} of {_label(function)} has the wildcard {found[0]!r} in its text, and "
+            "a pattern of it would mean other keys too; leave it out"
+        )
     for field in template.fields:
         if field.name not in parameters and field.name != item:
             near = did_you_mean(field.name, parameters)
@@ -54,6 +63,9 @@ def compile_key(
         for part in template.parts
     ]
     return _compiled(function, " + ".join(terms), value, first=() if item is None else (_ITEM,))
+
+
+_WILDCARD: Final = re.compile(r"[*?\[\]\\]")
 
 
 def compile_argument(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -101,13 +113,37 @@ def compile_tags(
 def automatic_key(function: Callable[..., Any]) -> MakeKey:
     """Return the key function of a function without a template: its name, and all its arguments.
 
-    ``f(1)`` and ``f("1")`` are two keys.
+    ``f(1)`` and ``f("1")`` are two keys. Of a function within another the line belongs to its name, and what
+    it takes from around it, as far as that makes a key; of several that differ in nothing but an object, give
+    each a template.
     """
-    start = value(f"{function.__module__}.{function.__qualname__}")
-    terms = [repr(start)]
+    terms = [repr(_start(function))]
     for name in _parameters(function):
         terms += [repr(":"), f"_ri_value({name})"]
-    return _compiled(function, " + ".join(terms), _typed)
+    plain = _compiled(function, " + ".join(terms), _typed)
+    return lambda *args, **kwargs: shortened(plain(*args, **kwargs))
+
+
+def automatic_glob(function: Callable[..., Any]) -> str:
+    """Return the glob of all automatic keys of a function."""
+    return escape(_start(function)) + (":*" if _parameters(function) else "")
+
+
+def _start(function: Callable[..., Any]) -> str:
+    """Return what all automatic keys of a function begin with."""
+    return value(f"{function.__module__}.{function.__qualname__}{_around(function)}")
+
+
+def _around(function: Callable[..., Any]) -> str:
+    """Return what tells functions apart that a function makes anew at each call; nothing of any other."""
+    code = getattr(function, "__code__", None)
+    if code is None or "<locals>" not in function.__qualname__:
+        return ""
+    taken = []
+    for cell in function.__closure__ or ():
+        with suppress(TypeError, ValueError):  # it makes no key, or is not set yet
+            taken.append(_typed(cell.cell_contents))
+    return f".{code.co_firstlineno}" + (f".{digest(repr(taken))}" if taken else "")
 
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:
@@ -122,15 +158,20 @@ def shortened(key: str) -> str:
     first, _, rest = key.partition(":")
     head = f"{first}:{rest.partition(':')[0]}"
     short = f"~{digest(key, 16)}"
-    return f"{head}:{short}" if len(head) <= LONGEST - 40 else f"{first[:80]}:{short}"
+    return f"{head}:{short}"
 
 
 def _typed(item: Any) -> str:
+    """Return how an argument stands in an automatic key; of two that are not equal no two are the same."""
+    if type(item) is int or item is None:
+        return value(item)
+    if type(item) is str:
+        return value(item) if item[:1].isalpha() else f"~'{value(item)}"
     if isinstance(item, dict):  # what **kwargs are
-        return value(tuple(sorted((name, _typed(each)) for name, each in item.items())))
-    if isinstance(item, str) and not item[:1].isalpha():
-        return f"~'{value(item)}"
-    return f"~b{value(item)}" if isinstance(item, bool | bytes) else value(item)
+        return "~d" + value(frozenset((_typed(name), _typed(each)) for name, each in item.items()))[1:]
+    if isinstance(item, tuple | frozenset):
+        return value(type(item)(map(_typed, item)) if type(item) in (tuple, frozenset) else tuple(item))
+    return f"~{value(type(item).__name__)}'{value(item)}"
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

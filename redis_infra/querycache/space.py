@@ -147,7 +147,7 @@ class Space:
 
         def local(store: FallbackStore) -> list[bytes]:
             return [
-                store.exchange(name, partial(_stamped, new, stay / 500))
+                store.exchange(name, partial(_stamped, self._token_here(new), stay / 500))
                 for name, new in zip(names, fresh, strict=True)
             ]
 
@@ -165,7 +165,7 @@ class Space:
         def talk() -> Talk:
             index = place.entries
             keys = (place.name, index.names[bucket_of(place.key)])
-            members = index.members(place.key, place.tags)
+            members = (index.base, *index.members(place.key, place.tags))
             return (yield from ACQUIRE.talk(keys, token, LEASE, seen, stay, _PLACEHOLDER, *members))
 
         def local(store: FallbackStore) -> tuple[Any, ...]:
@@ -187,7 +187,7 @@ class Space:
             index = place.entries
             keys = (place.name, index.names[bucket_of(place.key)])
             members = index.members(place.key, place.tags)
-            return (yield from FILL.talk(keys, token, raw, ttl, max(ttl, STAY), index.base, *members))
+            return (yield from FILL.talk(keys, token, raw, ttl, max(ttl, STAY), *members))
 
         def local(store: FallbackStore) -> int:
             return _filled(store, place, token, raw, ttl)
@@ -203,7 +203,7 @@ class Space:
         def command(place: Place, token: bytes, filled_by: bytes) -> Command:
             index = place.entries
             keys = (place.name, index.names[bucket_of(place.key)])
-            members = index.members(place.key, place.tags)
+            members = (index.base, *index.members(place.key, place.tags))
             return keys, (token, LEASE, filled_by, stay, _PLACEHOLDER, *members)
 
         def talk() -> Talk:
@@ -224,7 +224,7 @@ class Space:
             place, token, raw, ttl = filling
             index = place.entries
             keys = (place.name, index.names[bucket_of(place.key)])
-            return keys, (token, raw, ttl, max(ttl, STAY), index.base, *index.members(place.key, place.tags))
+            return keys, (token, raw, ttl, max(ttl, STAY), *index.members(place.key, place.tags))
 
         def talk() -> Talk:
             return (yield from _many(FILL, list(map(command, fillings))))
@@ -338,6 +338,7 @@ class Space:
 
         def talk() -> Talk:
             found: list[str] = []
+            yield from index.make_sure()
             for selection in selections:
                 found += yield from index.matching(selection)
             for tag in tags:

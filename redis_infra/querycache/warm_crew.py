@@ -84,6 +84,11 @@ class Crew:
         if self._error is not None:
             raise self._error
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is at work now."""
+        return self._busy > 0
+
     def end(self, grace: float) -> None:
         """Let the threads go; those that are at work get so many seconds."""
         with self._changed:

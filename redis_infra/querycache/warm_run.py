@@ -27,7 +27,7 @@ from redis_infra.cache.values import MISSING
 from redis_infra.connection.bulk import BATCH
 from redis_infra.exceptions import StoreUnavailable
 from redis_infra.querycache import loading, transactions
-from redis_infra.querycache.entries import new_token, now_ms
+from redis_infra.querycache.entries import filler_of, is_entry, new_token, now_ms
 from redis_infra.querycache.loading import Seen, judge
 from redis_infra.querycache.reach import ask, check_reach
 from redis_infra.querycache.space import Filling, Place, Space, space_for
@@ -89,6 +89,11 @@ class Outcome:
     interrupted: bool
     unavailable: str
     """Why Redis could not be reached; empty if it could."""
+
+    @property
+    def done(self) -> int:
+        """How many are dealt with, one way or the other."""
+        return self.warmed + self.fresh + self.left + self.unkept + self.failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +192,8 @@ class _Run:
         """Let go of everything; a second Ctrl-C does not wait for loaders."""
         self._stop.set()
         try:
+            if self._interrupted and self._crew.is_busy:
+                self._tell()  # it may take a moment now
             self._crew.end(GRACE)
             self._wind_up()
         except KeyboardInterrupt:
@@ -358,7 +365,9 @@ class _Run:
         plan = self._space.acquire_many(places, tokens, [each.seen.filled_by for each in todo], stay)
         granted = []
         for each, token, answer in zip(todo, tokens, self._ask(plan), strict=True):
-            if answer[0] == b"granted":
+            # Asked again, since its reply was lost, the lease may be held by ourselves.
+            is_ours = answer[0] == b"held" and self._ask(self._space.renew(each.item.place, token))
+            if answer[0] == b"granted" or is_ours:
                 held.hold(token, partial(self._space.engine.run, self._space.renew(each.item.place, token)))
                 granted.append(_Granted(each.item, token))
             else:
@@ -442,11 +451,23 @@ class _Run:
             return
         stored = 0
         try:
-            stored = sum(map(bool, self._ask(fill)))
+            stored = self._stored(ready, self._ask(fill))
         finally:
             # The others were invalidated or taken over, or Redis has gone.
             self._count("warmed", stored)
             self._count("left", len(ready) - stored)
+
+    def _stored(self, ready: list[Filling], answers: list[int]) -> int:
+        """Return how many are there now; a no may be the answer to a second try, after the first did it."""
+        doubtful = [filling for filling, answer in zip(ready, answers, strict=True) if not answer]
+        if not doubtful:
+            return len(ready)
+        raws = self._ask(self._space.read_many([filling.place.name for filling in doubtful]))
+        found = sum(
+            raw is not None and is_entry(raw) and filler_of(raw) == filling.token
+            for filling, raw in zip(doubtful, raws, strict=True)
+        )
+        return len(ready) - len(doubtful) + found
 
     def _adapt(self, number: int, seconds: float) -> None:
         if number:

@@ -13,6 +13,7 @@ from django.contrib.auth.models import User
 from django.core.cache import caches
 
 from redis_infra import keys
+from redis_infra.cache.lease import held
 from redis_infra.exceptions import SettingsError
 from redis_infra.querycache import ainvalidate, cached, cached_many, invalidate, loading
 
@@ -598,6 +599,34 @@ def test_many_serve_expired_values_when_their_loader_raises():
         load([3])
 
 
+@pytest.mark.usefixtures("site")
+def test_many_do_not_serve_what_was_invalidated_while_their_loader_failed():
+    calls = []
+
+    @cached_many("st:{row_id}", ttl="1ms", stale="1h")
+    def load(row_ids):
+        calls.append(row_ids)
+        if len(calls) > 1:
+            invalidate("st:2")
+            raise LookupError
+        return {row: row for row in row_ids}
+
+    load([1, 2])
+    with pytest.raises(LookupError):
+        wait_for(lambda: load([1, 2]) and len(calls) > 1)
+
+
+@pytest.mark.usefixtures("site")
+def test_many_let_go_of_their_leases_whatever_goes_wrong(settings):
+    settings.DEBUG = True
+    load = cached_many("bad:{row_id}", ttl=30)(lambda row_ids: {row: threading.Lock() for row in row_ids})
+    with pytest.raises(TypeError, match="cannot be cached"):
+        load([1])
+    assert not held._held
+    one = cached("bad:{row_id}", ttl=30)(lambda row_id: row_id)
+    assert one(1) == 1
+
+
 def test_wrong_uses_of_many_say_so():
     with pytest.raises(SettingsError, match="one field that is no parameter"):
         cached_many("row:{row_ids}", ttl=1)(lambda row_ids: {})
@@ -633,7 +662,7 @@ def wait_for(condition, patience=30.0):
         (datetime.date(2026, 1, 2), "2026-01-02"),
         (b"\x00a", "%00a"),
         (("a", 1), "~(a,1)"),
-        (frozenset({"b", "a"}), "~{a,b}"),
+        (frozenset({"b", "a"}), "~s(a,b)"),
     ],
 )
 def test_how_values_are_written(item, written):

@@ -338,6 +338,7 @@ def test_a_forked_child_flushes_by_itself(site, redis_server, loaded):
     assert in_child(child)
 
 
+@pytest.mark.django_db
 def test_where_the_thread_does_not_run_the_end_of_a_request_flushes(site, redis_server, loaded):
     site(redis_server.url, FLUSH="20ms")
     flushing._beat.stop()
@@ -350,6 +351,7 @@ def test_where_the_thread_does_not_run_the_end_of_a_request_flushes(site, redis_
     wait_until(one_more_request, 10)
 
 
+@pytest.mark.django_db
 def test_the_end_of_a_request_costs_nothing_while_the_thread_runs(site, redis_proxy, loaded):
     site(redis_proxy.url)
     ask(loaded, 1)
