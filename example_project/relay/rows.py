@@ -163,6 +163,11 @@ def document_row(row: Document) -> DocumentRow:
     )
 
 
+def document_page(row: Document) -> DocumentPage:
+    """Make what a document's own page shows."""
+    return DocumentPage(**document_row(row), body=row.body, revision=row.revision)
+
+
 def search_documents(query: str, page: int) -> DocumentList:
     """Find the documents that contain every word of a query; a page past the end is the last one."""
     rows = Document.objects.all()

@@ -1,12 +1,14 @@
 """What is served from where: Relay's cache, with a record of who answered.
 
-``cache`` is used as ``django.core.cache.cache`` is; each call is passed on and
-noted: the key, how long it took, and whether Redis, the process itself or the
-database gave the answer. A site has no need of this; the demo lives on it.
+``cache`` is used as ``django.core.cache.cache`` is, and ``asked(query, ...)`` is a
+call of a function that is ``cached``; each is passed on and noted: the key, how
+long it took, and whether Redis, the process itself or the database gave the
+answer. A site has no need of this; the demo lives on it.
 
-It judges by the backend's count of operations answered without Redis before and
-after the call. While Redis is fine that count rests, and during an outage every
-call raises it, so only calls that race with the change itself may be misjudged.
+It judges by what is counted before and after the call: operations that the
+backend answered without Redis, and the function's own tally. While Redis is fine
+the first rests, and during an outage every call raises it. Both are of the whole
+process, so calls that race with each other or with the change may be misjudged.
 
 Thread-safe; the async methods may be called from any event loop.
 """
@@ -15,15 +17,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypedDict, cast
+from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, cast
 
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
+
+from redis_infra.querycache.loading import Tally
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Source(StrEnum):
@@ -36,6 +44,8 @@ class Source(StrEnum):
     """The process, because there is no Redis at all."""
     DATABASE = "database"
     """Nobody had it: it was computed."""
+    STALE = "stale"
+    """What has expired, because somebody else computes already, or because that failed."""
 
 
 class Status(TypedDict):
@@ -110,11 +120,12 @@ def watching(page: str) -> Iterator[list[Operation]]:
 class _Call:
     """One operation while it runs: notes whether the database was asked."""
 
-    __slots__ = ("computed", "key", "local_before", "op", "started")
+    __slots__ = ("computed", "key", "local_before", "op", "started", "tally", "tally_before")
 
-    def __init__(self, op: str, key: str) -> None:
-        self.op, self.key, self.computed = op, key, False
+    def __init__(self, op: str, key: str, tally: Tally | None = None) -> None:
+        self.op, self.key, self.computed, self.tally = op, key, False, tally
         self.local_before = status()["counters"]["fallback_ops"]
+        self.tally_before = _counts(tally)
         self.started = time.perf_counter()
 
     def loading(self, load: Callable[[], Any]) -> Callable[[], Any]:
@@ -139,7 +150,12 @@ class _Call:
             mine.append(operation)
 
     def _source(self) -> Source:
-        if self.computed:
+        was_stale, was_computed = (
+            after > before for before, after in zip(self.tally_before, _counts(self.tally), strict=True)
+        )
+        if was_stale:  # first: a loader that failed was called, too
+            return Source.STALE
+        if self.computed or was_computed:
             return Source.DATABASE
         now = status()
         if now["state"] == "memory":
@@ -147,21 +163,50 @@ class _Call:
         return Source.FALLBACK if now["counters"]["fallback_ops"] != self.local_before else Source.REDIS
 
 
+def _counts(tally: Tally | None) -> tuple[int, int]:
+    """Return how often a function's callers got something stale, and how often they came by computing.
+
+    Who waited for somebody else's computation did so, too.
+    """
+    return (tally.stale, tally.computations + tally.waits) if tally is not None else (0, 0)
+
+
 @contextmanager
-def _noted(op: str, key: str) -> Iterator[_Call]:
-    call = _Call(op, key)
+def _noted(op: str, key: str, tally: Tally | None = None) -> Iterator[_Call]:
+    call = _Call(op, key, tally)
     try:
         yield call
     finally:
         call.done()
 
 
-@contextmanager
-def from_database(what: str) -> Iterator[None]:
-    """Note that what runs inside asks the database for ``what``."""
-    with _noted("load", what) as call:
-        call.computed = True
-        yield
+class Query(Protocol[P, R_co]):
+    """A function that is ``cached`` or ``cached_many``."""
+
+    @property
+    def tally(self) -> Tally:
+        """What its callers got."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Return what is kept, or compute it."""
+
+
+def asked(query: Query[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function of the query cache, and note who answered."""
+    with _noted_query(query, args, kwargs):
+        return query(*args, **kwargs)
+
+
+async def aasked(query: Query[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a coroutine function of the query cache, and note who answered."""
+    with _noted_query(query, args, kwargs):
+        return await query(*args, **kwargs)
+
+
+def _noted_query(query: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if hasattr(query, "keys"):
+        return _noted("cached_many", _names(query.keys(*args, **kwargs).values()), query.tally)
+    return _noted("cached", query.key(*args, **kwargs), query.tally)
 
 
 def _names(keys: Iterable[str]) -> str:
@@ -176,31 +221,15 @@ class TracedCache:
     def _backend(self) -> BaseCache:
         return caches["default"]
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """As Django's ``get``."""
-        with _noted("get", key):
-            return self._backend.get(key, default)
-
     def get_or_set(self, key: str, default: Callable[[], Any], timeout: float | None) -> Any:
         """As Django's ``get_or_set``; noted as the database's answer when ``default`` was called."""
         with _noted("get_or_set", key) as call:
             return self._backend.get_or_set(key, call.loading(default), timeout)
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """As Django's ``get_many``."""
-        names = list(keys)
-        with _noted("get_many", _names(names)):
-            return self._backend.get_many(names)
-
     def set(self, key: str, value: Any, timeout: float | None) -> None:
         """As Django's ``set``."""
         with _noted("set", key):
             self._backend.set(key, value, timeout)
-
-    def set_many(self, data: Mapping[str, Any], timeout: float | None) -> None:
-        """As Django's ``set_many``."""
-        with _noted("set_many", _names(data)):
-            self._backend.set_many(dict(data), timeout)
 
     def add(self, key: str, value: Any, timeout: float | None) -> bool:
         """As Django's ``add``."""
@@ -212,26 +241,10 @@ class TracedCache:
         with _noted("delete", key):
             return self._backend.delete(key)
 
-    def delete_many(self, keys: Iterable[str]) -> None:
-        """As Django's ``delete_many``."""
-        names = list(keys)
-        with _noted("delete_many", _names(names)):
-            self._backend.delete_many(names)
-
     def incr(self, key: str, delta: int = 1) -> int:
         """As Django's ``incr``; raises ValueError where the key is not there."""
         with _noted("incr", key):
             return self._backend.incr(key, delta)
-
-    async def aget(self, key: str, default: Any = None) -> Any:
-        """As Django's ``aget``."""
-        with _noted("aget", key):
-            return await self._backend.aget(key, default)
-
-    async def aset(self, key: str, value: Any, timeout: float | None) -> None:
-        """As Django's ``aset``."""
-        with _noted("aset", key):
-            await self._backend.aset(key, value, timeout)
 
 
 cache = TracedCache()

@@ -7,7 +7,7 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from example_project.relay import hammer, playground, signing_in, views
+from example_project.relay import hammer, playground, querypage, signing_in, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -24,6 +24,9 @@ urlpatterns = [
     path("playground/state.json", playground.state, name="playground-state"),
     path("playground/redis/", playground.power, name="playground-power"),
     path("playground/board/", playground.board, name="playground-board"),
+    path("queries/", querypage.page, name="queries"),
+    path("queries/state.json", querypage.state, name="queries-state"),
+    path("queries/act/", querypage.act, name="queries-act"),
     path("limits/", hammer.page, name="limits"),
     path("limits/state.json", hammer.state, name="limits-state"),
     path("limits/reset/", hammer.reset, name="limits-reset"),

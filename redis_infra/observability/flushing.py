@@ -325,8 +325,18 @@ def _at_end_of_request(**_: Any) -> None:
 
 def _at_exit() -> None:
     beat = _beat
-    if beat is not None:
+    # While Redis is away it would only be found away once more, by a process that ends.
+    if beat is not None and not _is_away():
         beat.flush(patience=AT_EXIT)
+
+
+def _is_away() -> bool:
+    """Whether the Redis of the sums is known to be away."""
+    try:
+        sums = open_sums()
+    except Exception:  # settings that are wrong have been warned of
+        return True
+    return sums is None or sums.database.is_degraded
 
 
 def _after_fork() -> None:

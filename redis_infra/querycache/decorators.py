@@ -19,6 +19,8 @@ import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
+from asgiref.sync import markcoroutinefunction
+
 from redis_infra.cache import steps
 from redis_infra.cache.codec import Codec, Unreadable
 from redis_infra.cache.steps import Steps
@@ -336,6 +338,10 @@ class Cached(_Base[P], Generic[P, R]):
 
 class AsyncCached(_Base[P], Generic[P, R]):
     """A coroutine function whose results are kept; see :func:`cached`."""
+
+    def __init__(self, function: Callable[..., Any], options: _Options, binding: type | None) -> None:
+        super().__init__(function, options, binding)
+        markcoroutinefunction(self)
 
     uncached: Callable[P, Coroutine[Any, Any, R]]
     """The function itself."""

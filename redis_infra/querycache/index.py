@@ -173,9 +173,10 @@ class Index:
         ticket = os.urandom(8).hex()
         yield from COMPLETE.talk(self.names, ticket, "begin", STAY)
         matches = glob_to_regex(selection.pattern).match if selection is not None else None
-        removed, cursor = 0, b"0"
+        removed, found, cursor = 0, 0, b"0"
         while True:
             cursor, names = yield scan(cursor, f"{escape(self.base)}*", BATCH)
+            found += len(names)
             keys = [name.decode("utf-8", "surrogateescape")[len(self.base) :] for name in names]
             if matches is not None:
                 removed += yield from self.drop([key for key in keys if matches(key)])
@@ -185,7 +186,8 @@ class Index:
             if cursor == b"0":
                 break
         complete = yield from COMPLETE.talk(self.names, ticket, "end", STAY)
-        logger.info("redis_infra.index_rebuilt complete=%d of=%d", complete, BUCKETS)
+        if found:  # else there was nothing that could have been lost: a new server
+            logger.info("redis_infra.index_rebuilt complete=%d of=%d", complete, BUCKETS)
         return removed
 
     def _add(self, keys: list[str]) -> Talk:

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
+from asgiref.sync import markcoroutinefunction
+
 from redis_infra.cache import steps
 from redis_infra.cache.codec import Codec
 from redis_infra.cache.lease import computing, held, is_computing_any, pauses
@@ -28,7 +30,7 @@ from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template
 from redis_infra.querycache import loading, transactions
 from redis_infra.querycache.decorators import kind_of, register, template_of
-from redis_infra.querycache.entries import new_token
+from redis_infra.querycache.entries import new_token, now_ms
 from redis_infra.querycache.gate import gate
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.loading import Recipe, Seen, Tally, judge
@@ -229,6 +231,17 @@ class _Base(Generic[P]):
             recipe.tally.misses += len(missing)
             yield from self._fetch(space, load, missing, [each.item for each in apart], found)
         return {each.item: found[each.item] for each in wanted if each.item in found}
+
+    def _kept(self, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        """Return what is kept of a call's items, computing nothing."""
+        found: dict[Any, Any] = {}
+        wanted = self._places(space, self._asked(args, kwargs), args, kwargs)
+        for each, seen in (yield from self._judged(space, wanted)):
+            if seen.entry is not None and seen.entry.fresh > now_ms():
+                value = loading.decode(space, self._recipe, each.place, seen.entry.payload)
+                if value is not MISSING:
+                    found[each.item] = value
+        return found
 
     def _look(
         self, space: Space, wanted: Sequence[_Wanted], found: dict[Any, Any]
@@ -455,6 +468,13 @@ class CachedMany(_Base[P], Generic[P, K, V]):
             return dict(self.uncached(*args, **kwargs))
         return steps.carry_out(space.engine, self._get(space, args, kwargs))  # type: ignore[no-any-return]
 
+    def get(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        """Return what is kept of a call's items, and good; loads nothing."""
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return {}
+        return steps.carry_out(space.engine, self._kept(space, args, kwargs))  # type: ignore[no-any-return]
+
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """Forget the items of a call; return how many there were. In ``atomic()`` at commit, and 0."""
         keys = self.keys(*args, **kwargs).values()
@@ -469,6 +489,12 @@ class CachedMany(_Base[P], Generic[P, K, V]):
 class AsyncCachedMany(_Base[P], Generic[P, K, V]):
     """A coroutine function whose results are kept item by item; see :func:`cached_many`."""
 
+    def __init__(
+        self, function: Callable[..., Any], key: Template, tags: list[Template], recipe: Recipe
+    ) -> None:
+        super().__init__(function, key, tags, recipe)
+        markcoroutinefunction(self)
+
     uncached: Callable[P, Coroutine[Any, Any, Mapping[K, V]]]
     """The function itself."""
 
@@ -477,6 +503,14 @@ class AsyncCachedMany(_Base[P], Generic[P, K, V]):
         if space is None:
             return dict(await self.uncached(*args, **kwargs))
         return await steps.acarry_out(space.engine, self._get(space, args, kwargs))  # type: ignore[no-any-return]
+
+    async def aget(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        """Return what is kept of a call's items, and good; loads nothing."""
+        space = space_for(self._recipe.alias)
+        if space is None:
+            return {}
+        kept = self._kept(space, args, kwargs)
+        return await steps.acarry_out(space.engine, kept)  # type: ignore[no-any-return]
 
     async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """Forget the items of a call; return how many there were."""

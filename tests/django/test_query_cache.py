@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from asgiref.sync import iscoroutinefunction
 from django.contrib.auth.models import User
 from django.core.cache import caches
 
@@ -158,6 +159,8 @@ def test_the_methods_of_a_cached_coroutine_function(site):
     async def load(number):
         calls.append(number)
         return number
+
+    assert iscoroutinefunction(load)
 
     async def story():
         assert await load.aget(1) is None
@@ -511,6 +514,7 @@ def test_many_are_loaded_in_one_call_for_what_is_missing(site):
     assert rows.asked == [[1, 2], [3, 100]]
     assert load([]) == {}
     assert load.keys([1]) == {1: "row:1"}
+    assert load.get([1, 7]) == {1: "row 1"}
     assert load.invalidate([1, 2]) == 2
     load([1, 3])
     assert rows.asked[-1] == [1]
@@ -551,6 +555,7 @@ def test_many_in_an_event_loop(site):
         found = await asyncio.gather(*(load([1, 2, 3]) for _ in range(10)))
         assert found == [{1: 1, 2: 2, 3: 3}] * 10
         assert calls == [[1, 2, 3]]
+        assert await load.aget([1, 9]) == {1: 1}
         assert await load.ainvalidate([1]) == 1
         assert await ainvalidate(tag="2") == 1
         assert await load([1, 2, 3]) == {1: 1, 2: 2, 3: 3}

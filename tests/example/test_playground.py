@@ -116,6 +116,8 @@ for method, path, fields in [
     ("post", "/playground/board/", {{"action": "write"}}),
     ("get", "/limits/", {{}}), ("get", "/limits/state.json", {{}}),
     ("post", "/limits/reset/", {{"policy": "chat"}}),
+    ("get", "/queries/", {{}}), ("get", "/queries/state.json", {{}}),
+    ("post", "/queries/act/", {{"action": "read:all"}}),
 ]:
     print(getattr(Client(), method)(path, fields).status_code)
 """
@@ -124,8 +126,8 @@ for method, path, fields in [
 @pytest.mark.parametrize(
     ("debug", "codes"),
     [
-        (True, ["200", "200", "403", "403", "200", "200", "403"]),
-        (False, ["404", "404", "403", "403", "404", "404", "403"]),
+        (True, ["200", "200", "403", "403", "200", "200", "403", "200", "200", "403"]),
+        (False, ["404", "404", "403", "403", "404", "404", "403", "404", "404", "403"]),
     ],
 )
 def test_without_a_demo_there_is_nothing_to_press(

@@ -20,6 +20,7 @@ PAGES = [
     "/people/demo/",
     "/login/",
     "/playground/",
+    "/queries/",
     "/limits/",
 ]
 API = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -16,7 +17,7 @@ from benchmarks.peers import DJANGO_REDIS, OURS, VALUE
 from benchmarks.querycache import ROWS, Read, hit, miss
 from benchmarks.querycache_forget import LARGE, SMALL, Found, Warehouse, forget_rows
 from benchmarks.querycache_herd import Act, Herd, acts_of, rows_of
-from benchmarks.querycache_herd_child import CALLERS, WARM, Gates, Pen
+from benchmarks.querycache_herd_child import CALLERS, LIMIT, WARM, Gates, Pen
 from benchmarks.querycache_peers import Loads, presence_notes
 from benchmarks.querycache_stock import PAGES, SCAN
 
@@ -82,7 +83,8 @@ def test_who_is_not_installed_is_named(monkeypatch):
 
 def process(waited: list[float], computed: int) -> dict[str, Any]:
     """Return what one process says of one run without and one with an expired value."""
-    return {"cold": [[waited, computed]], "stale": [[[0.002, 0.002, 0.2], 1]], "raised": {}}
+    expired = [[[0.002, 0.002, 0.2], 1]]
+    return {"cold": [[waited, computed]], "stale": expired, "spread": expired, "raised": {}}
 
 
 def test_callers_of_all_processes_are_one_herd():
@@ -98,6 +100,7 @@ def test_one_computation_and_the_slowest_caller_are_judged():
         "met (1.00)",
         "met (2.00 ms)",
         "",
+        "met (2.00 ms)",
     ]
 
 
@@ -107,7 +110,7 @@ def test_a_second_computation_is_one_too_many():
 
 def test_the_worst_run_counts_for_computations_and_the_median_run_for_callers():
     runs = [Act([0.2], 1), Act([0.9], 3), Act([0.21], 1)]
-    computed, slowest, *_ = rows_of({OURS: Herd(runs, [Act([0.001], 1)], {})})
+    computed, slowest, *_ = rows_of({OURS: Herd(runs, [Act([0.001], 1)], [Act([0.001], 1)], {})})
     assert (computed.figure, round(slowest.figure)) == (3, 210)
 
 
@@ -118,10 +121,16 @@ def test_what_is_raised_breaks_it():
     assert row.cells[OURS].text == "1, raises TimeoutError 2 times"
 
 
+def test_the_limit_computes_nothing_and_is_not_judged():
+    limit = {"cold": [], "stale": [[[0.001], 0]], "spread": [[[0.001], 0]], "raised": {}}
+    rows = rows_of({LIMIT: Herd.of([limit]), OURS: Herd.of([process([0.2], 1)])})
+    assert [LIMIT in row.cells for row in rows] == [False, False, False, True, True, True]
+
+
 def test_who_cannot_serve_what_has_expired_has_no_cell_there():
-    cold = {"cold": [[[0.2], 1]], "stale": [], "raised": {}}
+    cold = {"cold": [[[0.2], 1]], "stale": [], "spread": [], "raised": {}}
     rows = rows_of({OURS: Herd.of([process([0.2], 1)]), DJANGO_REDIS: Herd.of([cold])})
-    assert [DJANGO_REDIS in row.cells for row in rows] == [True, True, False, False, False]
+    assert [DJANGO_REDIS in row.cells for row in rows] == [True, True, False, False, False, False]
 
 
 class OnlyProcess:
@@ -159,6 +168,15 @@ def test_awaiting_callers_ask_too(monkeypatch):
     assert (len(waited), computed) == (CALLERS, CALLERS)
 
 
+def test_callers_may_arrive_one_after_another():
+    """The last of them when nearly all of the time is over, and no sooner."""
+    one, moments = pen(), []
+    began = time.monotonic()
+    one.drive(Gates(), lambda key: moments.append(time.monotonic()), "report", began, Counter(), spread=0.1)
+    assert len(moments) == CALLERS
+    assert max(moments) - began >= 0.1 * (CALLERS - 1) / CALLERS
+
+
 def test_getting_warm_is_no_computation():
     one = pen()
     _, computed = one.act(Gates(one.compute), one.compute, WARM, 0.0, Counter())
@@ -184,7 +202,7 @@ def test_only_who_is_installed_is_asked(monkeypatch):
     monkeypatch.setattr(querycache_herd, "is_installed", lambda name: False)
     monkeypatch.setattr(querycache_herd, "run_child", run)
     querycache_herd.tables(FULL, lambda row: None)
-    assert asked == [OURS, f"{OURS}, tasks", "django-redis `get_or_set`"]
+    assert asked == [LIMIT, OURS, f"{OURS}, tasks", "django-redis `get_or_set`"]
 
 
 # -- forgetting

@@ -20,6 +20,7 @@ from django.db import connections
 from example_project.relay import live, reads
 from example_project.relay.demo import Backing
 from example_project.relay.seed import DEMO_USER, seed
+from redis_infra.observability import flushing
 from redis_infra.throttling.limiter import default_limiter, forget_limiters
 
 Say = Callable[[str], None]
@@ -34,12 +35,22 @@ def use_redis(backing: Backing, prefix: str, state_dir: str) -> None:
     said: dict[str, Any] = {**settings.REDIS_INFRA, "KEY_PREFIX": prefix, "STATE_DIR": state_dir}
     if backing.url:
         settings.CACHES["default"]["LOCATION"] = backing.url
-        # Its own URL, or the environment would decide, which may name a server that does not answer.
-        said["THROTTLE"] = {**said["THROTTLE"], "URL": backing.url}
+        # Their own URL, or the environment would decide, which may name a server that does not answer.
+        for capability in ("THROTTLE", "STATS"):
+            said[capability] = {**said.get(capability, {}), "URL": backing.url}
     settings.REDIS_INFRA = said
     forget_limiters()
     with suppress(AttributeError):  # this thread has not asked for it yet
         del caches["default"]
+
+
+def quick_passwords() -> None:
+    """Let passwords be checked fast, for a check that signs in by the dozen. Call it before the first one.
+
+    Django's own hash takes 0.3 s of a core, on purpose: that was half of what the check took. The limits on
+    logins charge before anybody looks at a password.
+    """
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @contextmanager
@@ -93,10 +104,21 @@ def own_keys(*, temporary: bool, shared: bool) -> Iterator[str]:
     try:
         yield prefix
     finally:
+        # Nothing is counted from here on: what is sent as the process ends would find no Redis, or leave
+        # something on one that is shared.
+        flushing.end()
         if temporary and shared:
             cache.clear()
+            _forget_counts(prefix)
             for policy in default_limiter().policies:
                 default_limiter().forget_policy(policy)
+
+
+def _forget_counts(prefix: str) -> None:
+    """Remove what ``cache_stats`` would sum; ``--reset`` leaves the number of each process' last flush."""
+    client = cache.client.get_client()  # type: ignore[attr-defined]  # as django-redis has it
+    for name in client.scan_iter(f"{prefix}:stats:*", count=1000):
+        client.delete(name)
 
 
 def warm() -> float:

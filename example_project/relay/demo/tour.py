@@ -1,8 +1,8 @@
 """The tour of the site that ``demo --check`` makes, and everybody can make by hand.
 
-Over real HTTP against the running server: read, write, run into the limits, take
-Redis away in two ways, do it all again, give it back, and look for anything that
-is stale and for anybody with a fresh budget. Every step prints a line; the first
+Over real HTTP against the running server: read, write, use the query cache, run into
+the limits, take Redis away in two ways, do it all again, give it back, and look for
+anything that is stale and for anybody with a fresh budget. Every step prints a line; the first
 claim that does not hold ends the tour.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from example_project.relay.demo import Backing
 from example_project.relay.demo.limits_tour import LimitsTour
+from example_project.relay.demo.queries_tour import QueriesTour
 from example_project.relay.demo.visitor import Answer, Visitor
 from example_project.relay.seed import DEMO_USER
 
@@ -31,6 +32,7 @@ PAGES = [
     "/documents/2/",
     f"/people/{DEMO_USER}/",
     "/playground/",
+    "/queries/",
     "/api/rooms/",
     "/api/rooms/engineering/messages/",
     "/api/documents/",
@@ -55,6 +57,7 @@ class Tour:
         self._backing = backing
         self._password = password
         self._limits = LimitsTour(url, self._visitor, password, self._step, _claim)
+        self._queries = QueriesTour(self._visitor, self._step, _claim)
         self._say = say
         self._said = 0
         self._usual = 0.0
@@ -74,11 +77,12 @@ class Tour:
     def _tour(self) -> None:
         self._reading()
         self._writing()
+        self._queries.use_it()
         self._limits.run_into_them()
         if self._backing.power == "none":
             self._step("skipped: killing and freezing, there is no server", 0)
         else:
-            self._outage("killed", self._backing.stop)
+            self._outage("killed", self._backing.stop, thorough=True)
             self._outage("frozen", self._backing.freeze)
         live = self._live()
         _claim(
@@ -101,10 +105,14 @@ class Tour:
         self._edit("write")
         self._expect_board("read back")
 
-    def _outage(self, how: str, begin: Callable[[], None]) -> None:
-        """Take Redis away, use the site, give it back, and look for what is stale."""
+    def _outage(self, how: str, begin: Callable[[], None], *, thorough: bool = False) -> None:
+        """Take Redis away, use the site, give it back, and look for what is stale.
+
+        ``thorough``: and use the query cache in every way, meanwhile and afterwards.
+        """
         self._edit("write")
         self._expect_board("its copy is in the cache")
+        self._queries.keep_everything()
         self._limits.spend_half()
         self._timed(f"Redis {how}", begin)
         slowest = max(answer.ms for answer in self._pages("pages read without Redis"))
@@ -119,10 +127,16 @@ class Tour:
         self._say_something(f"while Redis is {how}")
         self._pages("pages read without Redis again")
         self._limits.expect_the_rest({"chat": 1})
+        if thorough:
+            self._queries.use_it()
+        self._queries.outdate_everything()
         self._timed("Redis given back", self._backing.start)
         self._expect_recovery()
         self._limits.expect_nothing()
         self._expect_board("read after the outage")
+        self._queries.expect_fresh()
+        if thorough:
+            self._queries.use_it()
         self._expect_message(f"while Redis is {how}", "the message of the outage is there")
         self._expect_redis()
 

@@ -19,7 +19,7 @@ from example_project.relay import demo
 from example_project.relay.demo import Backing, Running
 from example_project.relay.demo.backing import Named, Nowhere, choose
 from example_project.relay.demo.server import SiteServer
-from example_project.relay.demo.site import database, own_keys, use_redis, warm
+from example_project.relay.demo.site import database, own_keys, quick_passwords, use_redis, warm
 from example_project.relay.demo.tour import Tour
 from example_project.relay.seed import DEMO_USER
 from redis_infra.exceptions import SettingsError
@@ -78,6 +78,8 @@ class Command(BaseCommand):
         state_dir = stack.enter_context(TemporaryDirectory(prefix="relay-state-"))
         prefix = stack.enter_context(own_keys(temporary=kept is None, shared=isinstance(backing, Named)))
         use_redis(backing, prefix, state_dir)
+        if check:  # its database is a temporary one
+            quick_passwords()
         self.check()
         stack.enter_context(database(kept, reset=reset, password=running.password, say=self._say))
         stack.enter_context(demo.serving(running))
@@ -104,6 +106,7 @@ class Command(BaseCommand):
         self._say(
             f"\n  {url}/             the site\n"
             f"  {url}/playground/  stop Redis here\n"
+            f"  {url}/queries/     see what is computed and what is kept\n"
             f"  {url}/limits/      run into a limit here\n"
             f"  {url}/api/rooms/   the API\n"
             f"  sign in as {DEMO_USER} with {running.password}\n\nCtrl-C ends it."
