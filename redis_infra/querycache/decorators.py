@@ -29,7 +29,7 @@ from redis_infra.conf import get_settings
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template, value
 from redis_infra.querycache import loading, transactions
-from redis_infra.querycache.entries import now_ms, read_entry
+from redis_infra.querycache.entries import now_ms, usable_payload
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.loading import Recipe, Tally, judge
 from redis_infra.querycache.policy import Policy, Ttl, make_policy
@@ -254,21 +254,26 @@ class _Base(Generic[P]):
         key = escape(self._whole(args, kwargs))
         return [f"{key}:@*" if self._options.vary else key]
 
-    def _hit(self, space: Space, key: str, raw: bytes | None) -> Any:
-        """Return the value of an entry without tags that is good and not due; MISSING otherwise."""
-        entry = read_entry(raw) if raw is not None else None
+    def _hit(self, space: Space, key: str, raw: bytes | None, stamps: bytes = b"") -> Any:
+        """Return the value of an entry that is good and not due; MISSING otherwise."""
         recipe = self._recipe
-        if entry is None or entry.stamps or entry.version != recipe.policy.version or entry.is_due(now_ms()):
+        payload = usable_payload(raw, recipe.policy.version, stamps, now_ms()) if raw is not None else None
+        if payload is None:
             return MISSING
         engine = space.engine
         bound = loading.bound(space, key) if engine.is_signed else ""
         try:
-            value = (recipe.codec or engine.codec).decode(bound, entry.payload)
+            value = (recipe.codec or engine.codec).decode(bound, payload)
         except Unreadable as error:
             engine.note_unreadable(error)
             return MISSING
         recipe.tally.hits += 1
         return value
+
+    def _tagged_hit(self, space: Space, key: str, read: list[bytes | None]) -> Any:
+        """The same of an entry that was read together with the stamps of its tags."""
+        raw, *stamps = read
+        return MISSING if None in stamps else self._hit(space, key, raw, b"".join(stamps))  # type: ignore[arg-type]
 
     def _get(
         self,
@@ -314,6 +319,15 @@ class Cached(_Base[P], Generic[P, R]):
             value = self._hit(space, key, raw)
             if value is not MISSING:
                 return value  # type: ignore[no-any-return]
+        elif not transactions.pending:
+            place = self._place(space, key, args, kwargs)
+            read = space.engine.run(space.read_many((place.name, *place.stamps)))
+            value = self._tagged_hit(space, key, read)
+            if value is not MISSING:
+                return value  # type: ignore[no-any-return]
+            compute = functools.partial(self.uncached, *args, **kwargs)
+            rest = loading.get(space, self._recipe, place, compute, read[0], is_read=True, stamps=read[1:])
+            return steps.carry_out(space.engine, rest)  # type: ignore[no-any-return]
         rest = self._get(space, key, raw, args, kwargs, is_read=is_quick)
         return steps.carry_out(space.engine, rest)  # type: ignore[no-any-return]
 
@@ -359,6 +373,15 @@ class AsyncCached(_Base[P], Generic[P, R]):
             value = self._hit(space, key, raw)
             if value is not MISSING:
                 return value  # type: ignore[no-any-return]
+        elif not transactions.pending:
+            place = self._place(space, key, args, kwargs)
+            read = await space.engine.arun(space.read_many((place.name, *place.stamps)))
+            value = self._tagged_hit(space, key, read)
+            if value is not MISSING:
+                return value  # type: ignore[no-any-return]
+            compute = functools.partial(self.uncached, *args, **kwargs)
+            rest = loading.get(space, self._recipe, place, compute, read[0], is_read=True, stamps=read[1:])
+            return await steps.acarry_out(space.engine, rest)  # type: ignore[no-any-return]
         rest = self._get(space, key, raw, args, kwargs, is_read=is_quick)
         return await steps.acarry_out(space.engine, rest)  # type: ignore[no-any-return]
 

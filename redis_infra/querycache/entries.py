@@ -24,7 +24,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["NOBODY", "STAMP", "Entry", "new_token", "now_ms", "pack_entry", "placeholder", "read_entry"]
+__all__ = [
+    "NOBODY",
+    "STAMP",
+    "Entry",
+    "new_token",
+    "now_ms",
+    "pack_entry",
+    "placeholder",
+    "read_entry",
+    "usable_payload",
+]
 
 MAGIC: Final = b"\xc1\x51\x01"
 NOBODY: Final = bytes(8)
@@ -82,6 +92,28 @@ def read_entry(raw: bytes) -> Entry | None:
         return None
     start = _SIZE + tags * STAMP
     return Entry(filled_by, fresh, dead, cost, version, raw[_SIZE:start], raw[start:])
+
+
+def usable_payload(
+    raw: bytes, version: int, stamps: bytes, now: int, draw: Callable[[], float] = random.random
+) -> bytes | None:
+    """Return the value's bytes if it may be served and is not due; None otherwise.
+
+    What :func:`read_entry`, ``is_good`` and ``is_due`` say together, for hits, which nearly all calls are.
+    """
+    if raw[:3] != MAGIC or len(raw) < _SIZE:
+        return None
+    _, filled_by, _, _, fresh, dead, cost, its_version, tags = _unpack(raw)
+    start = _SIZE + tags * STAMP
+    left = fresh - now
+    if left <= 0 or now >= dead or its_version != version or filled_by == NOBODY:
+        return None
+    if raw[_SIZE:start] != stamps:
+        return None
+    millis = cost / 1000
+    if left < EARLY * millis and -millis * math.log(1.0 - draw()) >= left:
+        return None
+    return raw[start:]
 
 
 def pack_entry(

@@ -161,34 +161,42 @@ class Index:
 
     def make_sure(self) -> Talk:
         """Rebuild what was lost, if anything was: who only looks must not be told too little."""
-        marks = yield b"".join([pack("ZSCORE", name, "!") for name in self.names]), len(self.names)
-        if None in marks:
+        if (yield from self._lost()):
             yield from self.rebuild()
 
     def rebuild(self, selection: Selection | None = None) -> Talk:
-        """Look at all keys of the database, index our entries, and remove those of ``selection``.
+        """Look at all keys of the database, index those of lost indexes, and remove those of ``selection``.
 
         Returns how many were removed. Entries that are written meanwhile index themselves.
         """
+        lost = yield from self._lost()
+        names = tuple(self.names[bucket] for bucket in sorted(lost))
         ticket = os.urandom(8).hex()
-        yield from COMPLETE.talk(self.names, ticket, "begin", STAY)
+        if names:
+            yield from COMPLETE.talk(names, ticket, "begin", STAY)
         matches = glob_to_regex(selection.pattern).match if selection is not None else None
         removed, found, cursor = 0, 0, b"0"
         while True:
-            cursor, names = yield scan(cursor, f"{escape(self.base)}*", BATCH)
-            found += len(names)
-            keys = [name.decode("utf-8", "surrogateescape")[len(self.base) :] for name in names]
+            cursor, page = yield scan(cursor, f"{escape(self.base)}*", BATCH)
+            keys = [name.decode("utf-8", "surrogateescape")[len(self.base) :] for name in page]
             if matches is not None:
                 removed += yield from self.drop([key for key in keys if matches(key)])
                 keys = [key for key in keys if not matches(key)]
+            keys = [key for key in keys if bucket_of(key) in lost]
             if keys:
+                found += len(keys)
                 yield from self._add(keys)
             if cursor == b"0":
                 break
-        complete = yield from COMPLETE.talk(self.names, ticket, "end", STAY)
-        if found:  # else there was nothing that could have been lost: a new server
-            logger.info("redis_infra.index_rebuilt complete=%d of=%d", complete, BUCKETS)
+        complete = (yield from COMPLETE.talk(names, ticket, "end", STAY)) if names else 0
+        if found or removed:  # else there was nothing that could have been lost: a new server
+            logger.info("redis_infra.index_rebuilt complete=%d of=%d", complete, len(names))
         return removed
+
+    def _lost(self) -> Talk:
+        """Return the buckets whose index is not complete."""
+        marks = yield b"".join([pack("ZSCORE", name, "!") for name in self.names]), len(self.names)
+        return {bucket for bucket, mark in enumerate(marks) if mark is None}
 
     def _add(self, keys: list[str]) -> Talk:
         turns = []

@@ -121,15 +121,15 @@ def get(
     raw: bytes | None,
     *,
     is_read: bool,
+    stamps: Sequence[bytes | None] = (),
 ) -> Steps:
     """Return the value of an entry: what is there, or what ``compute`` comes to. Raises what that raises.
 
-    ``raw`` is what lies there, if ``is_read``; then the entry has no tags.
+    ``raw`` is what lies there, and ``stamps`` those of its tags, if ``is_read``.
     """
     tally = recipe.tally
     if transactions.pending and transactions.is_invalidated_here(recipe.alias, place.key, place.tags):
         return (yield Call(compute))
-    stamps: list[bytes | None] = []
     if not is_read:
         raw, *stamps = yield space.read_many((place.name, *place.stamps))
     is_first = True

@@ -26,7 +26,8 @@ for _, index in ipairs(KEYS) do
       names[at] = base .. string.sub(member, mark + 1)
     end
     removed = removed + redis.call('UNLINK', unpack(names))
-    redis.call('ZREM', index, unpack(members))
+    -- One walk instead of a search for each: they lie side by side.
+    redis.call('ZREMRANGEBYLEX', index, '[' .. members[1], '[' .. members[#members])
     left = left - #members
   end
 end

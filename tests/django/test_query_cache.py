@@ -612,7 +612,7 @@ def test_many_do_not_serve_what_was_invalidated_while_their_loader_failed():
     def load(row_ids):
         calls.append(row_ids)
         if len(calls) > 1:
-            invalidate("st:2")
+            invalidate("st:1", "st:2")
             raise LookupError
         return {row: row for row in row_ids}
 
