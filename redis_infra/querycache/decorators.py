@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from asgiref.sync import markcoroutinefunction
 
@@ -39,8 +39,8 @@ from redis_infra.querycache.space import Place, Space, space_for
 __all__ = ["AsyncCached", "Cached", "cached", "functions", "kind_of", "register", "template_of"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 Vary = Callable[[], Any]
 
@@ -306,6 +306,16 @@ class _Base(Generic[P]):
 class Cached(_Base[P], Generic[P, R]):
     """A function whose results are kept; see :func:`cached`."""
 
+    if TYPE_CHECKING:
+        # A method has lost its first parameter; a class method cannot be told from it by mypy.
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Cached[..., R]: ...
+        @overload
+        def __get__(
+            self: Cached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+        ) -> Cached[Q, R]: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
+
     uncached: Callable[P, R]
     """The function itself."""
 
@@ -352,6 +362,16 @@ class Cached(_Base[P], Generic[P, R]):
 
 class AsyncCached(_Base[P], Generic[P, R]):
     """A coroutine function whose results are kept; see :func:`cached`."""
+
+    if TYPE_CHECKING:
+        # A method has lost its first parameter; a class method cannot be told from it by mypy.
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> AsyncCached[..., R]: ...
+        @overload
+        def __get__(
+            self: AsyncCached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+        ) -> AsyncCached[Q, R]: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
 
     def __init__(self, function: Callable[..., Any], options: _Options, binding: type | None) -> None:
         super().__init__(function, options, binding)

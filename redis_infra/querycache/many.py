@@ -17,7 +17,18 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 from asgiref.sync import markcoroutinefunction
 
@@ -47,6 +58,7 @@ from redis_infra.querycache.space import Filling, Place, Space, space_for
 __all__ = ["AsyncCachedMany", "CachedMany", "cached_many"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -500,6 +512,16 @@ class _Base(Generic[P]):
 class CachedMany(_Base[P], Generic[P, K, V]):
     """A function whose results are kept item by item; see :func:`cached_many`."""
 
+    if TYPE_CHECKING:
+        # A method has lost its first parameter.
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> CachedMany[..., K, V]: ...
+        @overload
+        def __get__(
+            self: CachedMany[Concatenate[Any, Q], K, V], instance: object, owner: type | None = None
+        ) -> CachedMany[Q, K, V]: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
+
     uncached: Callable[P, Mapping[K, V]]
     """The function itself."""
 
@@ -529,6 +551,16 @@ class CachedMany(_Base[P], Generic[P, K, V]):
 
 class AsyncCachedMany(_Base[P], Generic[P, K, V]):
     """A coroutine function whose results are kept item by item; see :func:`cached_many`."""
+
+    if TYPE_CHECKING:
+        # A method has lost its first parameter.
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> AsyncCachedMany[..., K, V]: ...
+        @overload
+        def __get__(
+            self: AsyncCachedMany[Concatenate[Any, Q], K, V], instance: object, owner: type | None = None
+        ) -> AsyncCachedMany[Q, K, V]: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
 
     def __init__(
         self, function: Callable[..., Any], key: Template, tags: list[Template], recipe: Recipe
