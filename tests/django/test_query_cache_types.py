@@ -1,4 +1,4 @@
-"""What a type checker makes of decorated functions: their own parameters and results, and errors of callers."""
+"""What type checkers make of decorated functions: parameters and results of their own, errors of callers."""
 
 from __future__ import annotations
 
