@@ -435,17 +435,20 @@ class Journal:
     def _collapse(self) -> None:
         """Let names and patterns give way to the namespaces that cover them; on disk first."""
         homes: dict[str, re.Pattern[str]] = {}
-        # Copies: a signal handler may use the cache, and so come in here, between any two lines.
-        last, known = self._serial, list(self._names.items())
-        names = {name: serial for name, serial in known if not self._has_home(name, homes)}
-        scopes = {text: scope for text, scope in self._scopes.items() if not self._is_within(text, homes)}
+        # Copies: a signal handler may use the cache, and so come in here, between any two lines; and while a
+        # list of pairs is made, of which each may begin a garbage collection and so run somebody's code.
+        last, known = self._serial, self._names.copy()
+        names = {name: serial for name, serial in known.items() if not self._has_home(name, homes)}
+        scopes = {
+            text: scope for text, scope in self._scopes.copy().items() if not self._is_within(text, homes)
+        }
         for name in list(self._deltas):
             self._has_home(name, homes)
         scopes |= {text: _Scope(self._serial, regex, absorbed=False) for text, regex in homes.items()}
         self._collapsed |= homes.keys()
         self._set_scopes(scopes)
         self._rewrite(names)
-        names |= {name: serial for name, serial in list(self._names.items()) if serial > last}
+        names |= {name: serial for name, serial in self._names.copy().items() if serial > last}
         self._names = names
         self._absorbed.intersection_update(names)
         self._size = sum(map(len, names)) + sum(map(len, self._deltas))
