@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final, TypeAlias
@@ -29,7 +28,6 @@ __all__ = [
     "Numbers",
     "Subject",
     "add",
-    "count_denials",
     "counted",
     "difference",
     "forget_denials",
@@ -57,7 +55,6 @@ OTHER: Final = "other"
 
 _FASTEST: Final = 7
 """2 ** 7 microseconds end the first class."""
-_MOST_POLICIES: Final = 100
 
 # --- gathering ------------------------------------------------------------------------------------------
 
@@ -76,7 +73,7 @@ def counted() -> dict[Subject, Numbers]:
     limiter = getattr(sys.modules.get("redis_infra.throttling.limiter"), "_default", None)
     if limiter is not None:
         _add_to(rows, ("limits",), tuple(limiter.counters.snapshot().values()))
-    for policy, count in list(_denied.items()):
+    for policy, count in list(_denials().items()):
         _add_to(rows, ("denied", policy), (count,))
     return {subject: numbers for subject, numbers in rows.items() if any(numbers)}
 
@@ -109,28 +106,17 @@ def _add_to(rows: dict[Subject, Numbers], subject: Subject, numbers: Numbers) ->
     rows[subject] = numbers if known is None else add(known, numbers)
 
 
-_denied: Counter[str] = Counter()
-
-
-def count_denials() -> None:
-    """Count who is turned away, by policy, from now on; twice is as once.
-
-    Does nothing as long as the process has not imported what limits: nobody is turned away then.
-    """
-    signals = sys.modules.get("redis_infra.throttling.signals")
-    if signals is not None:
-        signals.throttled.connect(_note_denial, dispatch_uid="redis_infra.observability.counts")
+def _denials() -> Mapping[str, int]:
+    """Return how many were turned away by policy; nobody, as long as nothing that limits is imported."""
+    limiter = sys.modules.get("redis_infra.throttling.limiter")
+    return limiter.denials if limiter is not None else {}
 
 
 def forget_denials() -> None:
     """Count them from zero (tests)."""
-    _denied.clear()
-
-
-def _note_denial(*, policy: str, **_: Any) -> None:
-    # Rates that stand in code are policies too, and there can be any number of them.
-    known = policy in _denied or len(_denied) < _MOST_POLICIES
-    _denied[policy if known else OTHER] += 1
+    denials = _denials()
+    if isinstance(denials, dict):
+        denials.clear()
 
 
 # --- reckoning ------------------------------------------------------------------------------------------

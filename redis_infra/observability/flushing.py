@@ -32,7 +32,6 @@ from redis_infra.observability.counts import (
     MOST_FUNCTIONS,
     Numbers,
     Subject,
-    count_denials,
     counted,
     difference,
     forget_denials,
@@ -177,7 +176,6 @@ class Flusher:
             self._lock.release()
 
     def _next(self, sums: Sums) -> Batch | None:
-        count_denials()
         now = counted()
         rows = list(difference(now, self._sent).items())[:ROWS]
         events = [self._events.popleft() for _ in range(len(self._events))]
@@ -277,7 +275,6 @@ def begin() -> None:
         stats = get_settings().stats
         if _beat is None and stats.enabled:
             _prepare()
-            count_denials()
             _beat = Beat(Flusher(), stats.flush)
 
 

@@ -26,7 +26,10 @@ from redis_infra.throttling.rates import Rate
 from redis_infra.throttling.remote import RemoteStore, open_remote
 from redis_infra.throttling.signals import throttled
 
-__all__ = ["PolicyLike", "RateLimiter", "default_limiter", "forget_limiters"]
+__all__ = ["PolicyLike", "RateLimiter", "default_limiter", "denials", "forget_limiters"]
+
+MOST_DENIALS: Final = 100
+"""Policies that are told apart in ``denials``: rates that stand in code are policies too."""
 
 PolicyLike: TypeAlias = str | Rate | Policy | Sequence["str | Rate"]
 """A policy's name or itself; or rates, as text or not, alone or several that have to hold together."""
@@ -237,6 +240,9 @@ class RateLimiter:
             counters.allowed += 1
             return decision
         counters.denied += 1
+        # Here and not by the signal, which takes three microseconds that a flood would pay.
+        name = plan.name if plan.name in denials or len(denials) < MOST_DENIALS else "other"
+        denials[name] = denials.get(name, 0) + 1
         if source in _CERTAIN and reply is not None and reply[1]:
             self._denials.put((plan, tags, cost), reply)
         if throttled.receivers:
@@ -357,6 +363,9 @@ def _whole(cost: int) -> int:
         raise ValueError(f"cost {cost!r} is not a whole number from 0 up")
     return cost
 
+
+denials: Final[dict[str, int]] = {}
+"""How many were turned away in this process, by policy; beyond a hundred names, as ``other``."""
 
 _limiters: weakref.WeakSet[RateLimiter] = weakref.WeakSet()
 _has_fork_hook = False
