@@ -43,7 +43,9 @@ class Leases:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._changed = threading.Condition(threading.Lock())
+        # Reentrant: the garbage collector may close the computation of a cancelled task in here, which leaves
+        # its lease.
+        self._changed = threading.Condition(threading.RLock())
         self._held: dict[bytes, tuple[Callable[[], Any], float]] = {}
         self._left: list[Callable[[], Any]] = []
         self._thread: threading.Thread | None = None

@@ -6,7 +6,7 @@ database at the same moment.
 
 from __future__ import annotations
 
-import threading
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +27,19 @@ LOOK: Final = 0.005
 
 
 class Gate:
-    """Let so many in at once. Thread-safe; a forked child may inherit a place or two that are taken."""
+    """Let so many in at once. Thread-safe; a forked child begins with nobody inside."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._until = 0.0
-        self.inside = 0
+        # A set and no number behind a lock: who is closed by the garbage collector leaves in the middle of
+        # anything, also of somebody's coming in.
+        self._inside: set[object] = set()
+        self._pid = os.getpid()
+
+    @property
+    def inside(self) -> int:
+        """How many there are."""
+        return len(self._inside)
 
     def is_narrow(self, engine: Engine) -> bool:
         """Whether the bound holds now."""
@@ -52,13 +59,14 @@ class Gate:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Be one of those inside."""
-        with self._lock:
-            self.inside += 1
+        if self._pid != os.getpid():
+            self._pid, self._inside = os.getpid(), set()
+        place = object()
+        self._inside.add(place)
         try:
             yield
         finally:
-            with self._lock:
-                self.inside -= 1
+            self._inside.discard(place)
 
 
 gate = Gate()

@@ -14,6 +14,7 @@ from redis_infra.querycache import cached, cached_many, invalidate, loading
 from redis_infra.querycache import many as many_module
 from redis_infra.querycache.gate import Gate
 from redis_infra.testing import outage
+from tests.forking import in_child
 
 
 @pytest.fixture(params=["local", "miss", "raise"])
@@ -148,3 +149,33 @@ def test_what_is_left_is_released_by_the_thread():
     leases.leave(b"token", released.set)
     assert released.wait(30)
     assert not leases._held
+
+
+def test_a_lease_may_be_left_in_the_middle_of_taking_another(monkeypatch):
+    """The garbage collector closes the computation of a cancelled task wherever it comes to it."""
+    leases, released = Leases(), threading.Event()
+    see_to_thread = leases._see_to_thread
+
+    def interrupted():
+        monkeypatch.setattr(leases, "_see_to_thread", see_to_thread)
+        leases.leave(b"another", released.set)
+        see_to_thread()
+
+    monkeypatch.setattr(leases, "_see_to_thread", interrupted)
+    holding = threading.Thread(target=leases.hold, args=(b"token", lambda: 1), daemon=True)
+    holding.start()
+    holding.join(30)
+    assert not holding.is_alive()
+    assert released.wait(30)
+
+
+def test_a_forked_child_begins_with_nobody_inside():
+    own = Gate()
+    with own.entered():
+        assert own.inside == 1
+        assert in_child(lambda: entered_in_child(own)) == 1
+
+
+def entered_in_child(own):
+    with own.entered():
+        return own.inside
