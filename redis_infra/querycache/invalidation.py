@@ -6,8 +6,11 @@ anything, and ``keys.value`` writes a value as keys have it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from redis_infra.conf import did_you_mean, get_settings
+from redis_infra.keys import Template, template
 from redis_infra.querycache import transactions
 from redis_infra.querycache.space import space_for
 from redis_infra.querycache.transactions import Invalidation
@@ -16,9 +19,16 @@ __all__ = ["ainvalidate", "carry_out", "invalidate"]
 
 
 def invalidate(
-    *patterns: str, tag: str | None = None, tags: Iterable[str] = (), cache: str = "default"
+    *patterns: str | Template,
+    tag: str | None = None,
+    tags: Iterable[str] = (),
+    cache: str = "default",
+    **fields: Any,
 ) -> int:
     """Forget what matches a pattern or has a tag; return how many entries there were.
+
+    A pattern is a glob, a template, or the name of one in ``REDIS_INFRA["KEYS"]``. ``fields`` are values for
+    templates: ``invalidate("chat:{chat_id}:*", chat_id=42)``; a field without one is any.
 
     In ``atomic()`` it happens at commit, and 0 is returned; not at all on rollback. In an outage it holds
     for this process at once, and for Redis before it is read again.
@@ -27,7 +37,7 @@ def invalidate(
         ValueError: nothing is named, or everything (``"*"``).
         SettingsError: there is no such cache.
     """
-    wanted = _wanted(patterns, tag, tags)
+    wanted = _wanted(_rendered(patterns, fields), tag, tags)
     action = Invalidation(cache, *wanted, carry_out)
     connection = transactions.open_transaction()
     if connection is not None:
@@ -37,10 +47,14 @@ def invalidate(
 
 
 async def ainvalidate(
-    *patterns: str, tag: str | None = None, tags: Iterable[str] = (), cache: str = "default"
+    *patterns: str | Template,
+    tag: str | None = None,
+    tags: Iterable[str] = (),
+    cache: str = "default",
+    **fields: Any,
 ) -> int:
     """:func:`invalidate` in the running event loop."""
-    wanted_patterns, wanted_tags = _wanted(patterns, tag, tags)
+    wanted_patterns, wanted_tags = _wanted(_rendered(patterns, fields), tag, tags)
     space = space_for(cache)
     if space is None:
         return 0
@@ -63,6 +77,25 @@ def carry_out(action: Invalidation) -> int:
     for tag in action.tags:
         removed += space.engine.run(space.remove_tagged(tag))
     return removed
+
+
+def _rendered(patterns: Iterable[str | Template], fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return globs, of templates those for these values."""
+    named = get_settings().keys
+    found: list[str] = []
+    used: set[str] = set()
+    for each in patterns:
+        text = named.get(each, each) if isinstance(each, str) else each
+        is_glob = text is each and not isinstance(each, Template) and not (fields and "{" in str(each))
+        if is_glob:
+            found.append(text)  # type: ignore[arg-type]  # or something else, which is looked at next
+            continue
+        made = template(text)
+        used |= made.names
+        found.append(made.pattern(**{name: fields[name] for name in made.names & fields.keys()}))
+    if unknown := sorted(fields.keys() - used):
+        raise ValueError(f"no template here has a field {unknown[0]!r}{did_you_mean(unknown[0], used)}")
+    return tuple(found)
 
 
 def _wanted(

@@ -433,6 +433,22 @@ def test_patterns_and_tags_forget_what_they_are_for_and_say_how_many():
     assert [page.get(chat, number) for chat in (1, 12, 2) for number in range(3)] == [None] * 9
 
 
+@pytest.mark.usefixtures("site")
+def test_a_template_serves_readers_and_invalidators(settings):
+    settings.REDIS_INFRA = {"KEYS": {"page": "chat:{chat}:page:{number}"}}
+    load = cached("page", ttl=30)(lambda chat, number: (chat, number))
+    for chat in (1, 2, "a*"):
+        load(chat, 1), load(chat, 2)
+    assert invalidate("page", chat=1) == 2
+    assert invalidate("page", chat="a*", number=2) == 1
+    assert invalidate("chat:{chat}:*", chat="a*") == 1
+    assert invalidate(keys.template("chat:{chat}:page:{number}"), number=1) == 1
+    assert load.get(2, 2) == (2, 2)
+    assert asyncio.run(ainvalidate("page")) == 1
+    with pytest.raises(ValueError, match="no template here has a field 'chta'; did you mean 'chat'"):
+        invalidate("page", chta=1)
+
+
 def test_patterns_and_tags_in_an_event_loop(site):
     @cached("chat:{chat}", ttl=30, tags=["all"])
     async def load(chat):
