@@ -249,7 +249,9 @@ def test_changes_of_circuits_are_told_to_all(site, own_redis, loaded):
 # --- bounds ---------------------------------------------------------------------------------------------
 
 
-def test_functions_beyond_the_most_are_summed_as_other(site, redis_server):
+def test_functions_beyond_the_most_are_summed_as_other(site, redis_server, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # the bound is that of each minute
     site(redis_server.url)
     made = []
     for number in range(counts.MOST_FUNCTIONS + 50):
