@@ -315,6 +315,9 @@ class Host:
             if others is not None:
                 rest.append(others)
         found = most_of([best, *rest]) if rest else best
+        if rest and best is not None and found is not None:
+            # Whoever was seated after a restart has been asked about, and told of, since.
+            found = found._replace(restarted=best.restarted)
         return found if found and found.used else None
 
     def _all_tables(self) -> Iterator[memoryview]:

@@ -47,10 +47,13 @@ __all__ = [
 SLOT: Final = 64
 ROWS: Final = 4096
 SEATS: Final = 7
-"""Slots of a row that are somebody's; the last one speaks for all others."""
+"""Slots of a row that are somebody's; the eighth is spare."""
 _ROW_BYTES: Final = (SEATS + 1) * SLOT
-TABLE_BYTES: Final = ROWS * _ROW_BYTES
-"""2 MiB, for 28,672 identities; pages of a file that are not written to take no memory."""
+RESTS: Final = 8
+"""Slots of a row, behind all seats, that speak for all others: each for the limits of some salts."""
+_RESTS_AT: Final = ROWS * _ROW_BYTES
+TABLE_BYTES: Final = _RESTS_AT + ROWS * RESTS * SLOT
+"""4 MiB, for 28,672 identities; pages of a file that are not written to take no memory."""
 MOST_TOGETHER: Final = 3
 """Limits in one slot."""
 MOST_REMEMBERED: Final = 8192
@@ -72,9 +75,11 @@ _change2 = struct.Struct("@QQQII").pack
 _change3 = struct.Struct("@QQQIII").pack
 _ENDS: Final = _CHANGES + 28, _CHANGES + 32, _CHANGES + 36
 # What speaks for all others: restart and time as above, the older generation's end; the younger one's end,
-# beginning and longest window; which part of a limit is used, older and younger.
-_REST: Final = struct.Struct("@QQQQQQII8x")
-_REST_AT: Final = SEATS * SLOT
+# beginning and longest window; which part of a limit is used, older and younger; whose salt it is, or
+# several; the second in which the last was heard.
+_REST: Final = struct.Struct("@QQQQQQIIII")
+_ROW_END: Final = SEATS * SLOT
+_SEVERAL: Final = 0xFFFFFFFF
 _numbers = struct.Struct("@" + f"Q{SLOT - 8}x" * SEATS).unpack_from
 _read, _read_rest = _SLOT.unpack_from, _REST.unpack_from
 
@@ -249,11 +254,11 @@ class Table:
             where = _free(rows, sitting)
             if where is None:
                 part = _part(used, page.height)
-                until = now + page.longest * 1000
-                if part < _LITTLE and number not in sitting[0] + sitting[1] and self._is_rest(rows[0], part):
-                    self._enter(rows[0], part, (told, until), now)  # in a flood, what most are: like others
+                mine = _Left(page.salts, tuple(used), page.height, told, now, now + page.longest * 1000)
+                if part < _LITTLE and number not in sitting[0] + sitting[1] and self._is_rest(rows[0], mine):
+                    self._enter(rows[0], mine, now)  # in a flood, what most are: like others
                     return
-                where = self._make_room(number, part, (told, until), now, rows)
+                where = self._make_room(number, part, mine, now, rows)
             if where is None:
                 return
         else:
@@ -283,11 +288,11 @@ class Table:
                     return place
         return None
 
-    def _make_room(self, number: int, part: int, told: _Told, now: int, rows: _Pair) -> int | None:
+    def _make_room(self, number: int, part: int, mine: _Left, now: int, rows: _Pair) -> int | None:
         """Return a seat for a newcomer; None if he was entered among the others."""
         lightest, least = None, part
         for row in rows:
-            for place in range(row, row + _REST_AT, SLOT):
+            for place in range(row, row + _ROW_END, SLOT):
                 owner, longest, *_, heard, u1, u2, u3, height = _read(self.memory, place)
                 if heard + longest * 1000 <= now or heard > now + SOON:
                     self._forget_seat(place)
@@ -297,11 +302,11 @@ class Table:
                 if weight < least:
                     lightest, least = place, weight
         if lightest is None:
-            self._enter(rows[0], part, told, now)
+            self._enter(rows[0], mine, now)
             return None
-        _, longest, *_, restarted, at, heard, u1, u2, u3, height = _read(self.memory, lightest)
-        row, until = lightest - lightest % _ROW_BYTES, heard + longest * 1000
-        self._enter(row, _part((u1, u2, u3), height), ((restarted, at), until), now)
+        _, longest, s1, s2, s3, restarted, at, heard, u1, u2, u3, height = _read(self.memory, lightest)
+        left = _Left((s1, s2, s3), (u1, u2, u3), height, (restarted, at), heard, heard + longest * 1000)
+        self._enter(lightest - lightest % _ROW_BYTES, left, now)
         self._forget_seat(lightest)
         return lightest
 
@@ -309,27 +314,61 @@ class Table:
         number, _, *salts = _read(self.memory, place)[:5]
         self._seats.pop(number ^ _mixed(salts), None)
 
-    def _is_rest(self, row: int, part: int) -> bool:
-        return bool(_read_rest(self.memory, row + _REST_AT)[-1] == part)
+    def _is_rest(self, row: int, mine: _Left) -> bool:
+        return all(_read_rest(self.memory, _rest_place(row, salt))[7] == part for salt, part in mine.parts())
 
-    def _enter(self, row: int, part: int, told: _Told, now: int) -> None:
-        """Enter what somebody used among what the others of his row did."""
-        place = row + _REST_AT
-        (restarted, at), until = told
-        was, said, older, end, began, span, older_part, younger_part = _read_rest(self.memory, place)
+    def _enter(self, row: int, left: _Left, now: int) -> None:
+        """Enter what somebody used of each limit among what the others of his row did of it."""
+        for salt, part in left.parts():
+            self._enter_one(_rest_place(row, salt), salt, part, left, now)
+
+    def _enter_one(self, place: int, salt: int, part: int, left: _Left, now: int) -> None:
+        restarted, at = left.told
+        was, said, older, end, began, span, older_part, younger_part, whose, last = _read_rest(
+            self.memory, place
+        )
         if younger_part and began + span <= now and older <= now:
             older, older_part = end, younger_part
             # In two steps: who reads between them finds the same twice, and not nothing.
-            self._put_rest(place, was, said, older, end, began, span, older_part, younger_part)
+            self._put_rest(place, was, said, older, end, began, span, older_part, younger_part, whose, last)
             younger_part = 0
+        if not (older_part and older > now) and not (younger_part and end > now):
+            whose = 0
         if not younger_part or end <= now:
             end, began, span, younger_part = 0, now, 0, 0
-        was, said = max((was, said), (restarted, at))
-        end, span, younger_part = max(end, until), max(span, until - now), max(younger_part, part)
-        self._put_rest(place, was, said, older, end, began, span, older_part, younger_part)
+        # The oldest restart of all that live: or else one who was told after it would make the others known
+        # to a server that has forgotten them.
+        was, said = (min(was, restarted), max(said, at)) if whose else (restarted, at)
+        end, span, younger_part = max(end, left.until), max(span, left.until - now), max(younger_part, part)
+        whose = salt if whose in (0, salt) else _SEVERAL
+        last = max(last, -(-left.heard // 1000)) if last <= (now + SOON) // 1000 else now // 1000 + 1
+        self._put_rest(place, was, said, older, end, began, span, older_part, younger_part, whose, last)
 
     def _put_rest(self, place: int, *rest: int) -> None:
         self.memory[place : place + SLOT] = _REST.pack(*rest)
+
+
+class _Left(NamedTuple):
+    """What somebody used who has no seat."""
+
+    salts: tuple[int, ...]
+    used: tuple[int, ...]
+    height: int
+    told: tuple[int, int]
+    heard: int
+    until: int
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Return which part of each limit is used, by its salt."""
+        return [
+            (salt, _part((used,), self.height >> 10 * n))
+            for n, (salt, used) in enumerate(zip(self.salts, self.used, strict=False))
+            if salt and used
+        ]
+
+
+def _rest_place(row: int, salt: int) -> int:
+    return _RESTS_AT + (row // _ROW_BYTES * RESTS + salt % RESTS) * SLOT
 
 
 _Pair: TypeAlias = tuple[int, int]
@@ -363,13 +402,17 @@ def most_of(found: Sequence[Known | None]) -> Known | None:
     known = [each for each in found if each is not None]
     if len(known) < 2:
         return known[0] if known else None
-    restarted, at = max((each.restarted, each.at) for each in known)
+    # Of who has a seat it is known what he was told after (he is the first); of others the oldest counts.
+    restarted, at = min(each.restarted for each in known), max(each.at for each in known)
     heard, until = max(each.heard for each in known), max(each.until for each in known)
     return Known(max(each.used for each in known), at, heard, until, restarted)
 
 
 def _rest_of(memory: memoryview, row: int, spot: Spot, now: int) -> Known | None:
-    restarted, at, older, end, _, _, older_part, younger_part = _read_rest(memory, row + _REST_AT)
+    place = _rest_place(row, spot.salt)
+    restarted, at, older, end, _, _, older_part, younger_part, whose, last = _read_rest(memory, place)
+    if whose not in (spot.salt, _SEVERAL) or last * 1000 + spot.window <= now:
+        return None
     older, end = (each if now < each < now + 1000 * _MOST else 0 for each in (older, end))
     part = max(older_part if older else 0, younger_part if end else 0)
     if not part:

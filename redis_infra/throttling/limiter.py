@@ -89,7 +89,8 @@ class RateLimiter:
             ValueError: ``cost`` is not a whole number from 0 up.
         """
         plan = self._plan(policy)
-        return self.decide(plan, plan.tags(identity), _whole(cost))
+        whole = cost if type(cost) is int and cost >= 0 else _whole(cost)
+        return self.decide(plan, plan.tags(identity), whole)
 
     async def ahit(self, policy: PolicyLike, identity: Identity, cost: int = 1) -> Decision:
         """:meth:`hit` in the running event loop."""

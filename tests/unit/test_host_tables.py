@@ -164,6 +164,27 @@ def test_who_is_entered_among_the_others_ages_with_them(table: Table, clock: Cal
     assert used(table, 0) == 1
 
 
+def test_who_is_entered_after_a_restart_makes_nobody_else_known_to_the_server(table: Table) -> None:
+    """Or those whom the server has forgotten would have a fresh budget of it."""
+    crowded(table, SEATS, part=20)
+    bob = ROWS * 98 | ROWS * 98 << 32
+    note(table, bob, [19], 100)
+    eve = Tag(b"", ROWS * 99 | ROWS * 99 << 32)
+    table.note(pages_of([CHAT]), (eve,), [1, 200, CHAT.limit - 18, 0, 0], 7)  # after the seventh restart
+    known = most_of(look_up(table.memory, Spot.of(Tag(b"", bob), CHAT), now()))
+    assert known is not None
+    assert (known.used, known.restarted) == (19, 0)
+
+
+def test_a_crowd_of_one_policy_says_nothing_of_anothers_limit(table: Table) -> None:
+    once, login = Note(0, 9, DAY, 1), Note(0, 10, 15 * MINUTE, 5)
+    for number in range(1, 4 * SEATS):
+        note(table, number * ROWS | number * ROWS << 32, [1], number, [once])
+    stranger = ROWS * 500 | ROWS * 500 << 32
+    assert used(table, stranger, once) == 1, "the crowd has filled the row"
+    assert used(table, stranger, login) == 0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_nobody_is_believed_to_have_used_less_whoever_floods(table: Table, seed: int) -> None:
     dice = random.Random(seed)

@@ -557,7 +557,7 @@ def basic(text, body=None):
         (basic(":x"), NOBODY),
         (basic("Bob:x", {"password": "x"}), BOB),
         (basic("bob:x", {"username": "bob"}), BOB),
-        (basic("bob:x", {"username": "eve"}), UNREAD),
+        (basic("bob:x", {"username": "eve"}), "username:eve"),
         (basic("bob:x", b"<x/>"), UNREAD),
         (basic("bob"), UNREAD),
         (get(HTTP_AUTHORIZATION="basic Ym9iOng="), BOB),
