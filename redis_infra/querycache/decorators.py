@@ -36,7 +36,7 @@ from redis_infra.querycache.policy import Policy, Ttl, make_policy
 from redis_infra.querycache.signature import automatic_glob, automatic_key, compile_key, compile_tags
 from redis_infra.querycache.space import Place, Space, space_for
 
-__all__ = ["AsyncCached", "Cached", "cached", "functions", "kind_of", "register", "template_of"]
+__all__ = ["AsyncCached", "Cached", "bound_to", "cached", "functions", "kind_of", "register", "template_of"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -128,6 +128,15 @@ def cached(
     return decorate
 
 
+def bound_to(function: Any, target: Any) -> Any:
+    """Return a copy of a decorated function with its first argument given, as a bound method is."""
+    bound = object.__new__(type(function))
+    bound.__dict__.update(function.__dict__)
+    bound._bound_to = (target,)
+    bound.uncached = function.uncached.__get__(target)
+    return bound
+
+
 def template_of(key: str | Template | None) -> Template | None:
     """Return the template that a key, or its name in the settings, is."""
     if key is None or isinstance(key, Template):
@@ -205,11 +214,7 @@ class _Base(Generic[P]):
         target = owner if self._binding is classmethod else instance
         if target is None:
             return self
-        bound = object.__new__(type(self))
-        bound.__dict__.update(self.__dict__)
-        bound._bound_to = (target,)
-        bound.uncached = self.uncached.__get__(target)
-        return bound
+        return bound_to(self, target)
 
     def __repr__(self) -> str:
         return f"<cached {self._recipe.label}>"
@@ -275,20 +280,17 @@ class _Base(Generic[P]):
         raw, *stamps = read
         return MISSING if None in stamps else self._hit(space, key, raw, b"".join(stamps))  # type: ignore[arg-type]
 
-    def _get(
+    def _rest(
         self,
         space: Space,
-        key: str,
-        raw: bytes | None,
+        place: Place,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
-        is_read: bool,
+        read: list[bytes | None] | None,
     ) -> Steps:
-        """Return the value of a call: what is kept, or what the function returns."""
-        place = self._place(space, key, args, kwargs)
+        """Return the value of a call that was no hit; ``read`` is what a look has found, if there was one."""
         compute = functools.partial(self.uncached, *args, **kwargs)
-        return loading.get(space, self._recipe, place, compute, raw, is_read=is_read)
+        return loading.get(space, self._recipe, place, compute, read)
 
     @property
     def _is_quick(self) -> bool:
@@ -323,22 +325,19 @@ class Cached(_Base[P], Generic[P, R]):
         space = space_for(self._recipe.alias)
         if space is None:
             return self.uncached(*args, **kwargs)
-        key, raw, is_quick = self._key(args, kwargs), None, self._is_quick
-        if is_quick:
-            raw = space.engine.fetch(space.base(key) + key)
-            value = self._hit(space, key, raw)
+        key, read = self._key(args, kwargs), None
+        if self._is_quick:
+            read = [space.engine.fetch(space.base(key) + key)]
+            value = self._hit(space, key, read[0])
             if value is not MISSING:
                 return value  # type: ignore[no-any-return]
-        elif not transactions.pending:
-            place = self._place(space, key, args, kwargs)
+        place = self._place(space, key, args, kwargs)
+        if read is None and not transactions.pending:
             read = space.engine.run(space.read_many((place.name, *place.stamps)))
             value = self._tagged_hit(space, key, read)
             if value is not MISSING:
                 return value  # type: ignore[no-any-return]
-            compute = functools.partial(self.uncached, *args, **kwargs)
-            rest = loading.get(space, self._recipe, place, compute, read[0], is_read=True, stamps=read[1:])
-            return steps.carry_out(space.engine, rest)  # type: ignore[no-any-return]
-        rest = self._get(space, key, raw, args, kwargs, is_read=is_quick)
+        rest = self._rest(space, place, args, kwargs, read)
         return steps.carry_out(space.engine, rest)  # type: ignore[no-any-return]
 
     def get(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -387,22 +386,19 @@ class AsyncCached(_Base[P], Generic[P, R]):
         space = space_for(self._recipe.alias)
         if space is None:
             return await self.uncached(*args, **kwargs)
-        key, raw, is_quick = self._key(args, kwargs), None, self._is_quick
-        if is_quick:
-            raw = await space.engine.afetch(space.base(key) + key)
-            value = self._hit(space, key, raw)
+        key, read = self._key(args, kwargs), None
+        if self._is_quick:
+            read = [await space.engine.afetch(space.base(key) + key)]
+            value = self._hit(space, key, read[0])
             if value is not MISSING:
                 return value  # type: ignore[no-any-return]
-        elif not transactions.pending:
-            place = self._place(space, key, args, kwargs)
+        place = self._place(space, key, args, kwargs)
+        if read is None and not transactions.pending:
             read = await space.engine.arun(space.read_many((place.name, *place.stamps)))
             value = self._tagged_hit(space, key, read)
             if value is not MISSING:
                 return value  # type: ignore[no-any-return]
-            compute = functools.partial(self.uncached, *args, **kwargs)
-            rest = loading.get(space, self._recipe, place, compute, read[0], is_read=True, stamps=read[1:])
-            return await steps.acarry_out(space.engine, rest)  # type: ignore[no-any-return]
-        rest = self._get(space, key, raw, args, kwargs, is_read=is_quick)
+        rest = self._rest(space, place, args, kwargs, read)
         return await steps.acarry_out(space.engine, rest)  # type: ignore[no-any-return]
 
     async def aget(self, *args: P.args, **kwargs: P.kwargs) -> R | None:

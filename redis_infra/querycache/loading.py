@@ -118,20 +118,16 @@ def get(
     recipe: Recipe,
     place: Place,
     compute: Callable[[], Any],
-    raw: bytes | None,
-    *,
-    is_read: bool,
-    stamps: Sequence[bytes | None] = (),
+    read: Sequence[bytes | None] | None,
 ) -> Steps:
     """Return the value of an entry: what is there, or what ``compute`` comes to. Raises what that raises.
 
-    ``raw`` is what lies there, and ``stamps`` those of its tags, if ``is_read``.
+    ``read`` is what lies there and the stamps of its tags, if somebody has looked.
     """
     tally = recipe.tally
     if transactions.pending and transactions.is_invalidated_here(recipe.alias, place.key, place.tags):
         return (yield Call(compute))
-    if not is_read:
-        raw, *stamps = yield space.read_many((place.name, *place.stamps))
+    raw, *stamps = read if read is not None else (yield space.read_many((place.name, *place.stamps)))
     is_first = True
     while True:
         seen = judge(raw, stamps, recipe.policy.version)

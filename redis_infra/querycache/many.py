@@ -40,7 +40,7 @@ from redis_infra.cache.values import MISSING
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template
 from redis_infra.querycache import loading, transactions
-from redis_infra.querycache.decorators import kind_of, register, template_of
+from redis_infra.querycache.decorators import bound_to, kind_of, register, template_of
 from redis_infra.querycache.entries import new_token, now_ms, usable_payload
 from redis_infra.querycache.gate import gate
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
@@ -163,13 +163,7 @@ class _Base(Generic[P]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind a method, as functions do."""
-        if instance is None:
-            return self
-        bound = object.__new__(type(self))
-        bound.__dict__.update(self.__dict__)
-        bound._bound_to = (instance,)
-        bound.uncached = self.uncached.__get__(instance)
-        return bound
+        return self if instance is None else bound_to(self, instance)
 
     def __repr__(self) -> str:
         return f"<cached_many {self._recipe.label}>"

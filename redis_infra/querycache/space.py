@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from django.core.cache import caches
@@ -160,13 +161,10 @@ class Space:
 
         The token that is granted may be another than was asked for, and what is stored needs that one.
         """
-        stay = max(stay, STAY)
 
         def talk() -> Talk:
-            index = place.entries
-            keys = (place.name, index.names[bucket_of(place.key)])
-            members = (index.base, *index.members(place.key, place.tags))
-            return (yield from ACQUIRE.talk(keys, token, LEASE, seen, stay, _PLACEHOLDER, *members))
+            keys, arguments = _acquiring(place, token, seen, stay)
+            return (yield from ACQUIRE.talk(keys, *arguments))
 
         def local(store: FallbackStore) -> tuple[Any, ...]:
             return store.exchange(place.name, partial(_acquired, self._token_here(token), seen))
@@ -184,10 +182,8 @@ class Space:
         """Answer: whether it was stored, as it is if the lease still stands. ``ttl`` is milliseconds."""
 
         def talk() -> Talk:
-            index = place.entries
-            keys = (place.name, index.names[bucket_of(place.key)])
-            members = index.members(place.key, place.tags)
-            return (yield from FILL.talk(keys, token, raw, ttl, max(ttl, STAY), *members))
+            keys, arguments = _filling(Filling(place, token, raw, ttl))
+            return (yield from FILL.talk(keys, *arguments))
 
         def local(store: FallbackStore) -> int:
             return _filled(store, place, token, raw, ttl)
@@ -198,16 +194,9 @@ class Space:
         self, places: Sequence[Place], tokens: Sequence[bytes], seen: Sequence[bytes], stay: int
     ) -> Plan:
         """Answer: for each what :meth:`acquire` answers. One round trip for up to a thousand."""
-        stay = max(stay, STAY)
-
-        def command(place: Place, token: bytes, filled_by: bytes) -> Command:
-            index = place.entries
-            keys = (place.name, index.names[bucket_of(place.key)])
-            members = (index.base, *index.members(place.key, place.tags))
-            return keys, (token, LEASE, filled_by, stay, _PLACEHOLDER, *members)
 
         def talk() -> Talk:
-            return (yield from _many(ACQUIRE, list(map(command, places, tokens, seen))))
+            return (yield from _many(ACQUIRE, list(map(_acquiring, places, tokens, seen, repeat(stay)))))
 
         def local(store: FallbackStore) -> list[tuple[Any, ...]]:
             return [
@@ -220,14 +209,8 @@ class Space:
     def fill_many(self, fillings: Sequence[Filling]) -> Plan:
         """Answer: for each what :meth:`fill` answers. One round trip for up to a thousand."""
 
-        def command(filling: Filling) -> Command:
-            place, token, raw, ttl = filling
-            index = place.entries
-            keys = (place.name, index.names[bucket_of(place.key)])
-            return keys, (token, raw, ttl, max(ttl, STAY), *index.members(place.key, place.tags))
-
         def talk() -> Talk:
-            return (yield from _many(FILL, list(map(command, fillings))))
+            return (yield from _many(FILL, list(map(_filling, fillings))))
 
         def local(store: FallbackStore) -> list[int]:
             return [_filled(store, *filling) for filling in fillings]
@@ -350,6 +333,23 @@ class Space:
             return list(dict.fromkeys(found))
 
         return Plan(Kind.READ, (), None, local, talk=talk)
+
+
+def _acquiring(place: Place, token: bytes, seen: bytes, stay: int) -> Command:
+    """Return keys and arguments of acquire.lua."""
+    index = place.entries
+    members = index.members(place.key, place.tags)
+    return _keys_of(place), (token, LEASE, seen, max(stay, STAY), _PLACEHOLDER, index.base, *members)
+
+
+def _filling(filling: Filling) -> Command:
+    """Return keys and arguments of fill.lua."""
+    place, token, raw, ttl = filling
+    return _keys_of(place), (token, raw, ttl, max(ttl, STAY), *place.entries.members(place.key, place.tags))
+
+
+def _keys_of(place: Place) -> tuple[str, ...]:
+    return place.name, place.entries.names[bucket_of(place.key)]
 
 
 def _acquired(token: bytes, seen: bytes, raw: bytes | None) -> tuple[bytes | None, float, tuple[Any, ...]]:
