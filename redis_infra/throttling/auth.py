@@ -3,12 +3,15 @@
 Django's signals tell who logged in and who failed; nothing is guessed from a response, since the page of a
 login that failed is a 200. :func:`connect` listens to them; importing this module does not.
 
-What was paid before covers one failure. Each further one of the same request (a batch, GraphQL), and each of
-a login that nobody limits (Basic authentication, another form), is charged when it has happened, to the name
-that ``authenticate()`` was given.
+What was paid before covers one failure. Each further one of the same request (a batch, GraphQL) is charged
+when it has happened, to the name that ``authenticate()`` was given; and so is each of a login that nobody
+limits (Basic authentication, another form), but to the account alone: an address may be many people's, and
+one robot with an old password must not lock the others out.
 
 A limit for the account alone, from any address, would let anybody lock anybody out. Where only that one
-denies, :func:`needs_step_up` says so, and the site asks for a second factor or a captcha instead.
+denies, :func:`needs_step_up` says so, and the site asks for a second factor or a captcha instead. A name that
+cannot be read is an account that may be limited already: it needs a step-up always, and where a view cannot
+ask for one, nobody is let by for it.
 """
 
 from __future__ import annotations
@@ -20,14 +23,22 @@ from functools import lru_cache
 from typing import Any
 
 from redis_infra.conf import username_field
-from redis_infra.throttling.charges import LOGINS, arefund, book_of, is_for_logins, plan_of, refund
+from redis_infra.throttling.charges import (
+    LOGINS,
+    arefund,
+    book_of,
+    is_for_logins,
+    let_forks_spend,
+    plan_of,
+    refund,
+)
 from redis_infra.throttling.decisions import Decision
 from redis_infra.throttling.identity import Key, Part
 from redis_infra.throttling.joint import JointPlan
 from redis_infra.throttling.limiter import RateLimiter, default_limiter
-from redis_infra.throttling.plans import Plan, Tag
+from redis_infra.throttling.plans import Plan, Tag, tag_of
 from redis_infra.throttling.policies import Policy
-from redis_infra.throttling.sent import text_of
+from redis_infra.throttling.sent import UNREAD, text_of
 
 __all__ = ["arefund", "connect", "needs_step_up", "refund"]
 
@@ -38,6 +49,7 @@ def connect() -> None:
 
     user_logged_in.connect(_give_back, dispatch_uid="redis_infra.throttling.auth")
     user_login_failed.connect(_count_failure, dispatch_uid="redis_infra.throttling.auth")
+    let_forks_spend()
 
 
 def _give_back(*, request: Any = None, **_: Any) -> None:
@@ -59,18 +71,38 @@ def _count_failure(*, request: Any = None, credentials: Mapping[str, Any] | None
         return
     book = book_of(request)
     paid = {each.plan: each.limiter for each in book.charges if is_for_logins(each.plan.policy)}
-    for plan, limiter in (paid or _nobodys()).items():
-        tags = plan.tags(_identities(plan.policy, request, credentials or {}))
+    if not paid:
+        _charge_account(request, credentials or {})
+    for plan, limiter in paid.items():
+        keys = _keys_said(plan.policy, credentials or {})
+        tags = plan.tags(tuple([key.of(request) for key in keys]))
         cover = book.spend(plan)
         covered = cover.decision.charged[1] if cover is not None and cover.decision.charged else ()
         _charge(limiter, plan, tags, [at for at, tag in enumerate(tags) if tag not in covered[at : at + 1]])
 
 
-def _nobodys() -> dict[Plan, RateLimiter]:
-    """Return by what logins are charged that no decorator, no route and no throttle covers."""
+def _charge_account(request: Any, credentials: Mapping[str, Any]) -> None:
+    """Charge a failure that no decorator, no route and no throttle covers to the account that was tried.
+
+    Not to the address: nobody is turned away there anyway, so that it would spare no guess, and who shares
+    the address would be turned away where he logs in. Hence to nothing either where no account is known.
+    """
     limiter = default_limiter()
     policy = limiter.policies.get(LOGINS)
-    return {} if policy is None else {limiter.plan(policy): limiter}
+    if policy is None:
+        return
+    plan = limiter.plan(policy)
+    keys = _keys_said(policy, credentials)
+    tags = plan.tags(tuple([key.of(request) for key in keys]))
+    _charge(limiter, plan, tags, [at for at, key in enumerate(keys) if _names_account(key, request)])
+
+
+def _names_account(key: Key, request: Any) -> bool:
+    """Return whether a key asks for an account, beside other things or not, and the request names it."""
+    accounts = [part for part in key.parts if _is_said_by_client(part.name)]
+    # Neither the network, which stands in for a name that is not there, nor what could not be read.
+    named = [part.of(request).startswith((f"{part.kind}:", f"{part.kind}#")) for part in accounts]
+    return bool(named) and all(named)
 
 
 def _charge(limiter: RateLimiter, plan: Plan, tags: tuple[Tag, ...], places: Iterable[int]) -> None:
@@ -97,13 +129,12 @@ def _parts(plan: Plan) -> Iterator[tuple[Plan, int]]:
         first += part.count
 
 
-def _identities(policy: Policy, request: Any, credentials: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return whom a failure is charged to: where keys ask for a name, to that which was tried."""
-    return tuple([_said_by(key, credentials).of(request) for key in policy.keys])
-
-
-def _said_by(key: Key, credentials: Mapping[str, Any]) -> Key:
-    return dataclasses.replace(key, parts=tuple([_said(part, credentials) for part in key.parts]))
+def _keys_said(policy: Policy, credentials: Mapping[str, Any]) -> list[Key]:
+    """Return whom a failure is charged to: keys that ask for a name know that which was tried."""
+    return [
+        dataclasses.replace(key, parts=tuple([_said(part, credentials) for part in key.parts]))
+        for key in policy.keys
+    ]
 
 
 def _said(part: Part, credentials: Mapping[str, Any]) -> Part:
@@ -133,22 +164,30 @@ def needs_step_up(subject: Any) -> bool:
 
     ``subject`` is a decision, or a request: one that was let through by a route or with
     ``@ratelimit(..., step_up=...)``, or one that is being turned away (in a ``response`` of the site's).
+
+    Also true for a request that passed and whose account could not be read (a body that is too long to be
+    looked into, or can be read in two ways): the limit of the account that it means may deny.
     """
     if isinstance(subject, Decision):
         return _denies_accounts_alone(subject)
     book = book_of(subject)
-    return bool(book.aside) or (book.decision is not None and _denies_accounts_alone(book.decision))
+    decision = book.decision
+    if book.aside or decision is None or not decision.allowed:
+        return bool(book.aside) or (decision is not None and _denies_accounts_alone(decision))
+    return any(_is_for_unread(each.decision, subject) for each in book.charges)
 
 
 def lets_by(request: Any, decision: Decision) -> bool:
     """Set a denial of a login aside that a route must not insist on; return whether that was done.
 
-    A route cannot ask for more, and the view behind it can. Not where nothing is left that limits guessing.
+    A route cannot ask for more, and the view behind it can. Not where nothing is left that limits guessing;
+    and not where the name could not be read, as that of a login form can: not every view asks, and what is
+    behind such a name would be guesses at an account beside those that its own limits let through.
     """
     plan = plan_of(decision)
     if plan is None or not is_for_logins(plan.policy) or not needs_step_up(decision):
         return False
-    if not without_accounts(plan).count:
+    if not without_accounts(plan).count or _is_for_unread(decision, request):
         return False
     book_of(request).step_up(decision)
     return True
@@ -164,7 +203,29 @@ def _denies_accounts_alone(decision: Decision) -> bool:
 
 def _is_account(key: Key) -> bool:
     """Return whether a key is what the client says of himself, and nothing of where he is."""
-    return all(part == "username" or part.startswith("field:") for part in key.name.split("+"))
+    return all(_is_said_by_client(part) for part in key.name.split("+"))
+
+
+def _is_said_by_client(part: str) -> bool:
+    return part == "username" or part.startswith("field:")
+
+
+def _is_for_unread(decision: Decision, request: Any) -> bool:
+    """Return whether a login was charged to an account that could not be read."""
+    plan = plan_of(decision)
+    if plan is None or not is_for_logins(plan.policy) or decision.charged is None:
+        return False
+    pairs = zip(plan.policy.keys, decision.charged[1], strict=True)
+    return any(_is_unread(key, tag, request) for key, tag in pairs if _is_account(key))
+
+
+def _is_unread(key: Key, tag: Tag, request: Any) -> bool:
+    if len(key.parts) == 1:
+        return tag == tag_of(key.parts[0].unread)
+    # Of several parts the others may be known. What was read when it was charged is kept by Django's request;
+    # that of Django REST framework may have been parsed since.
+    request = getattr(request, "_request", request)
+    return any(part.read(request) is UNREAD for part in key.parts)
 
 
 def without_accounts(plan: Plan) -> Plan:

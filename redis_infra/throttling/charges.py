@@ -6,6 +6,8 @@ and a login that succeeded gets back what it paid. Knows nothing of responses.
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -28,6 +30,7 @@ __all__ = [
     "charge",
     "decision_of",
     "is_for_logins",
+    "let_forks_spend",
     "plan_of",
     "refund",
 ]
@@ -47,7 +50,10 @@ class Charge:
 
 
 class Book:
-    """What one request was charged so far. Belongs to whoever serves the request: one thread or task."""
+    """What one request was charged so far. Belongs to whoever serves the request: one thread or task.
+
+    A view may try passwords in threads of its own, so that what a charge pays for is told one at a time.
+    """
 
     __slots__ = ("aside", "charges", "refunded", "spent")
 
@@ -94,11 +100,12 @@ class Book:
 
     def spend(self, plan: Plan) -> Charge | None:
         """Return the charge that paid for one more login that fails, None if all of them are used up."""
-        for each in self.charges:
-            is_left = each.decision.allowed and self.spent.count(each) < each.decision.cost
-            if each.plan is plan and is_left and each not in self.refunded:
-                self.spent.append(each)
-                return each
+        with _spending:
+            for each in self.charges:
+                is_left = each.decision.allowed and self.spent.count(each) < each.decision.cost
+                if each.plan is plan and is_left and each not in self.refunded:
+                    self.spent.append(each)
+                    return each
         return None
 
     def refundable(self, name: str | None = None) -> list[Charge]:
@@ -106,18 +113,37 @@ class Book:
 
         What paid for a login that failed is given back only by name: the view knows why.
         """
-        found = [
-            each
-            for each in self.charges
-            if each.decision.allowed and each not in self.refunded and self._is_meant(each, name)
-        ]
-        self.refunded += found
+        with _spending:
+            found = [
+                each
+                for each in self.charges
+                if each.decision.allowed and each not in self.refunded and self._is_meant(each, name)
+            ]
+            self.refunded += found
         return found
 
     def _is_meant(self, each: Charge, name: str | None) -> bool:
         if name is None:
             return each.plan.policy.refund_on is not None and each not in self.spent
         return each.plan.name == name
+
+
+# One for all books, which are made with every request: it is held for a microsecond, and by logins only.
+_spending = threading.Lock()
+_has_fork_hook = False
+
+
+def let_forks_spend() -> None:
+    """See to it that no child inherits the lock while a thread of its parent holds it; again is harmless."""
+    global _has_fork_hook
+    if not _has_fork_hook and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+        _has_fork_hook = True
+
+
+def _after_fork() -> None:
+    global _spending
+    _spending = threading.Lock()
 
 
 def _are_same(one: Policy, other: Policy) -> bool:

@@ -30,8 +30,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from redis_infra.keys import digest
 from redis_infra.resilience.statedir import Process, StateDir
@@ -39,18 +40,19 @@ from redis_infra.throttling.host_tables import (
     TABLE_BYTES,
     Known,
     Note,
+    Page,
     Pages,
     Spot,
     Table,
     Tag,
     look_up,
     most_of,
-    page_alone,
 )
 
 __all__ = [
     "CLOSING",
     "ERA",
+    "FILE",
     "FORGOTTEN",
     "LEASE",
     "NEEDED",
@@ -59,6 +61,7 @@ __all__ = [
     "Host",
     "Known",
     "Note",
+    "Said",
     "Spot",
     "Tag",
     "identity_of",
@@ -68,7 +71,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-ERA, NEEDED, FORGOTTEN, RESTARTED, RUN, LEASE, CLOSING = range(7)
+ERA, NEEDED, FORGOTTEN, RESTARTED, RUN, LEASE, CLOSING, FILE = range(8)
 """Words that are shared: see :class:`Host`."""
 
 _SHARED_BYTES: Final = 4096
@@ -114,7 +117,8 @@ class Host:
 
     ``words`` is memory that all share: the era; until when the host is needed; how often logs were
     forgotten by hand; when Redis was found to be another run than before, and which run it is; until when
-    somebody is giving the limits back, and until when the others wait for the end of that.
+    somebody is giving the limits back, and until when the others wait for the end of that; which file the
+    logs are in.
 
     Without a usable directory the process is its own host: everything works, for it alone, and ``problem``
     says why. Thread-safe; call :meth:`after_fork` in a forked child.
@@ -196,7 +200,7 @@ class Host:
             return
         if words[ERA] & 1:
             self.take_over()
-        for word in (RUN, RESTARTED):
+        for word in (RUN, RESTARTED, FILE):
             self.words[word] = self.words[word] or words[word]
 
     def _is_whole(self, directory: Path) -> bool:
@@ -300,10 +304,20 @@ class Host:
             number, mine = tags[page.first].number ^ page.policy, used[page.first : page.first + page.size]
             self.table.note_used(number, page, mine, at, restarted, now)
 
-    def note_total(self, spot: Spot, used: int, at: int, restarted: int) -> None:
-        """:meth:`note_used` for one log."""
-        page = page_alone(spot.salt, spot.window, spot.limit)
-        self.table.note_used(spot.number, page, [min(used, 0xFFFFFFFF)], at, restarted, monotonic_ms())
+    def note_said(self, said: Said, restarted: int) -> None:
+        """:meth:`note_used` for logs that were asked for one by one."""
+        now = monotonic_ms()
+        for number, page, logs in said:
+            used, told_after = [], restarted
+            for salt, window, limit in zip(page.salts, page.windows, page.limits, strict=False):
+                known: Said.Log | Known | None = logs.get(salt)
+                if known is None and (known := self.known(Spot(number, salt, window, limit))):
+                    # A server that may have forgotten one log of a page is reminded of all of them.
+                    told_after = min(told_after, known.restarted)
+                used.append(min(known.used, _WORD >> 32) if known else 0)
+            # The earliest: whoever was told of all of them after that knows better.
+            at = min(each.at for each in logs.values())
+            self.table.note_used(number, page, used, at, told_after, now)
 
     def known(self, spot: Spot) -> Known | None:
         """Return what any process of the host, living or dead, last knew; None if nothing counts."""
@@ -353,11 +367,34 @@ class Host:
             return known
         return _mapped(directory / name, TABLE_BYTES, create=False)
 
-    def unlearn(self, spot: Spot) -> None:
-        """Know that nothing is used, although Redis did not say so: a log was forgotten by hand."""
-        known = self.known(spot)
-        if known is not None:
-            self.note_total(spot, 0, known.at + 1, known.restarted)
+    def unlearn(self, pages: Pages, tags: Sequence[Tag]) -> None:
+        """Know that nothing is used, although Redis did not say so: logs were forgotten by hand."""
+        for page in pages[tags.count(tags[0]) != len(tags)]:
+            number = tags[page.first].number ^ page.policy
+            limits = zip(page.salts, page.windows, page.limits, strict=False)
+            known = [each for limit in limits if (each := self.known(Spot(number, *limit))) is not None]
+            if known:
+                last = max(known, key=attrgetter("rank"))
+                nothing, now = [0] * page.size, monotonic_ms()
+                self.table.note_used(number, page, nothing, last.at + 1, last.restarted, now)
+
+
+class Said:
+    """What Redis said of single logs, brought together as tables have it: by the page."""
+
+    class Log(NamedTuple):
+        used: int
+        at: int
+
+    def __init__(self) -> None:
+        self._pages: dict[tuple[int, Page], dict[int, Said.Log]] = {}
+
+    def add(self, spot: Spot, page: Page, used: int, at: int) -> None:
+        self._pages.setdefault((spot.number, page), {})[spot.salt] = Said.Log(used, at)
+
+    def __iter__(self) -> Iterator[tuple[int, Page, dict[int, Said.Log]]]:
+        for (number, page), logs in self._pages.items():
+            yield number, page, logs
 
 
 _inherited: list[object] = []

@@ -17,7 +17,9 @@ from redis_infra.connection.scripts import Talk
 from redis_infra.resilience.prober import Prober
 from redis_infra.resilience.statedir import StateDir
 from redis_infra.throttling.host import LEASE, NEEDED, TURN, Host, Known
-from redis_infra.throttling.host_store import HostBusy, HostStore, Row, is_damaged
+from redis_infra.throttling.host_file import HostBusy, is_damaged
+from redis_infra.throttling.host_rows import Row
+from redis_infra.throttling.host_store import HostStore
 from redis_infra.throttling.plans import Entry
 from redis_infra.throttling.sliding_log import Log
 
@@ -103,7 +105,7 @@ class HostLimits:
             return False
         for store in (self._shared, self._alone):
             try:
-                if store.exists and store.refund(entries, cost, charged):
+                if store.file.exists and store.refund(entries, cost, charged):
                     return True
             except (OSError, sqlite3.Error, HostBusy) as error:
                 self._not_shared(str(error))
@@ -131,7 +133,7 @@ class HostLimits:
         found, chosen = [], self._shared if self.host.shares else self._alone
         for store in (self._shared, self._alone):
             try:
-                if store.exists or (even_new and store is chosen):
+                if store.file.exists or (even_new and store is chosen):
                     found.append(step(store))
             except (OSError, sqlite3.Error, HostBusy) as error:
                 self._not_shared(str(error))
@@ -153,32 +155,42 @@ class HostLimits:
 
     def due(self) -> float | None:
         """Return the seconds until the limits can be given back; None while Redis has them."""
-        if not self.host.decides:
+        if not (self.host.decides or self._alone.holds_any):
             return None
         return max(self.host.left(NEEDED), self.host.left(LEASE)) / 1000
 
     def talk(self) -> Talk:
         """Tell Redis what was let through without it, and let it decide again."""
+        decided = self.host.decides
         self.host.keep(LEASE, TURN)
         try:
-            if self._alone.exists or not self.host.shares:
+            if self._alone.file.exists or not self.host.shares:
                 yield from self._alone.handing_back(last=not self.host.shares)
-            try:
-                if self.host.shares:
-                    yield from self._shared.handing_back(last=True)
-            except (OSError, sqlite3.Error) as error:
-                self._not_shared(str(error))
-                if isinstance(error, sqlite3.Error) and not is_damaged(error):
-                    return  # a full disk, say: to be asked again
-                # It is gone or damaged, and what stood in it is lost; limits go on all the same.
-                self._shared.remove()
-                self.host.hand_back()
-            if not self.host.decides:
+            if self.host.shares and decided:
+                yield from self._talk_of_shared()
+            if decided and not self.host.decides:
                 logger.info("redis_infra.limits_kept_by_redis")
         except HostBusy:
             return  # to be asked again
         finally:
             self.host.words[LEASE] = 0
+
+    def _talk_of_shared(self) -> Talk:
+        try:
+            try:
+                yield from self._shared.handing_back(last=True)
+            except sqlite3.Error as error:
+                if is_damaged(error):
+                    raise
+                self._not_shared(str(error))
+                yield from self._shared.handing_back_as_it_is()
+        except (OSError, sqlite3.Error) as error:
+            self._not_shared(str(error))
+            if isinstance(error, sqlite3.Error) and not is_damaged(error):
+                return  # to be asked again
+            # It is gone or damaged, and what stood in it is lost; limits go on all the same.
+            self._shared.file.remove()
+            self.host.hand_back()
 
     def after_fork(self) -> None:
         self.host.after_fork()
@@ -186,12 +198,12 @@ class HostLimits:
         self._alone.after_fork()
 
     def close(self) -> None:
-        self._shared.close()
+        self._shared.file.close()
 
 
 def _logs(store: HostStore, entries: Sequence[Entry]) -> Sequence[Log]:
     """Return what a store holds that is not the one to decide; nothing where that cannot be read."""
-    if not store.exists:
+    if not store.file.exists:
         return ()
     try:
         return store.logs(entries)

@@ -40,7 +40,8 @@ __all__ = [
     "Tag",
     "look_up",
     "most_of",
-    "page_alone",
+    "page_from",
+    "page_text",
     "pages_of",
 ]
 
@@ -155,6 +156,10 @@ class Page(NamedTuple):
     height: int
     """The limits, in the bits that a slot has for them."""
 
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return (self.limit, self.second, self.third)[: self.size]
+
 
 Pages: TypeAlias = tuple[tuple[Page, ...], tuple[Page, ...]]
 """A plan's: if all limits are for one identity, and if they are not."""
@@ -185,9 +190,16 @@ def page_of(notes: Sequence[Note], first: int = 0) -> Page:
 
 
 @lru_cache(maxsize=1024)
-def page_alone(salt: int, window: int, limit: int) -> Page:
-    """Return the page of one limit, for those who have a :class:`Spot`."""
-    return page_of([Note(0, salt, window, limit)])
+def page_text(page: Page) -> str:
+    """Return what :func:`page_from` makes the page from again, wherever it stands in a plan."""
+    limits = zip(page.salts, page.windows, page.limits, strict=False)
+    return ";".join([str(page.policy), *[f"{salt},{window},{limit}" for salt, window, limit in limits]])
+
+
+@lru_cache(maxsize=1024)
+def page_from(text: str) -> Page:
+    policy, *limits = text.split(";")
+    return page_of([Note(int(policy), *map(int, each.split(","))) for each in limits])
 
 
 def _mixed(salts: Sequence[int]) -> int:
@@ -217,8 +229,7 @@ class Table:
                 number, left = tags[first].number, 3 * first + 2
                 seat = self._seats.get(number ^ mixed)
                 if seat is None or seat[1] > at or seat[2] != restarted:
-                    limits = (limit, second, third)[:size]
-                    used = [most - reply[left + 3 * n] for n, most in enumerate(limits)]
+                    used = [most - reply[left + 3 * n] for n, most in enumerate(page.limits)]
                     self._write(number ^ policy, page, used, at, restarted, now)
                     continue
                 used1 = limit - reply[left]

@@ -166,9 +166,14 @@ class Part:
     def of(self, request: Any) -> str:
         value = self.read(request)
         if value is UNREAD:
-            # Not a colon or a hash, one of which is there before everything that a client can write.
-            return f"{self.kind}?unread"
+            return self.unread
         return (value and self.named(value)) or _network_identity(request)
+
+    @property
+    def unread(self) -> str:
+        """The identity of all requests whose value cannot be told."""
+        # Not a colon or a hash, one of which is there before everything that a client can write.
+        return f"{self.kind}?unread"
 
     def read(self, request: Any) -> str | Unread | None:
         """Return the value as the request has it; None or empty if it has none."""

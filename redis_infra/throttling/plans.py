@@ -15,7 +15,7 @@ from redis_infra.connection.scripts import Script
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import digest as short_digest
 from redis_infra.throttling.decisions import Decision
-from redis_infra.throttling.host_tables import Note, Spot, Tag, pages_of
+from redis_infra.throttling.host_tables import Note, Page, Spot, Tag, pages_of
 from redis_infra.throttling.identity import Key, digest, normalise
 from redis_infra.throttling.local import Name
 from redis_infra.throttling.policies import Policy
@@ -93,6 +93,8 @@ class Entry(NamedTuple):
     note: Note
     """With the tag: where it stands in the tables of the host."""
     terms: Terms
+    page: Page
+    """With which other limits it stands there."""
 
     @property
     def spot(self) -> Spot:
@@ -182,7 +184,9 @@ class Plan:
     def entries(self, tags: Sequence[Tag]) -> list[Entry]:
         """Return everything about the logs of a request."""
         names, keys = self.names(tags), self.keys(tags)
-        return [Entry(*each) for each in zip(names, keys, tags, self.notes, self.terms, strict=True)]
+        apart = tags.count(tags[0]) != len(tags)
+        pages = [page for page in self.pages[apart] for _ in range(page.size)]
+        return [Entry(*each) for each in zip(names, keys, tags, self.notes, self.terms, pages, strict=True)]
 
     # Commands
 

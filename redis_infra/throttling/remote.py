@@ -18,9 +18,9 @@ from redis_infra.exceptions import StoreUnavailable
 from redis_infra.instrumentation import notify_used
 from redis_infra.keys import escape
 from redis_infra.resilience.failover import Effect, ImpatientEffect, Kind
-from redis_infra.throttling.host import ERA, FORGOTTEN, RESTARTED, monotonic_ms
+from redis_infra.throttling.host import ERA, FORGOTTEN, RESTARTED, Said, monotonic_ms
+from redis_infra.throttling.host_file import HostBusy
 from redis_infra.throttling.host_limits import HostLimits
-from redis_infra.throttling.host_store import HostBusy
 from redis_infra.throttling.plans import FORGET, HIT, MERGE, REFUND, Entry, Plan, Tag
 
 __all__ = ["RemoteStore", "Reply", "open_remote"]
@@ -35,6 +35,7 @@ CHARGE: Final = ImpatientEffect(Kind.FILL, stores=True, repeatable=False)
 TURNS: Final = 3
 """How often a decision may find that it came to the wrong side, before the host decides whatever is said."""
 _DIGEST: Final = 32 * "?"
+_NOT_ASKED: Final = ()
 BUSY_RETRY: Final = 1000
 """Milliseconds after which to come again where not even the host's logs could be had."""
 
@@ -212,20 +213,24 @@ class RemoteStore:
 
         Returns whether it knows by now: if it did not answer once, it is not asked again, nor for a decision.
         """
+        said, reply = Said(), _NOT_ASKED
         for entry, arguments in self._forgotten(plan, tags, restarted):
             reply = self._whole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
             if reply is None:
-                return False
-            self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
-        return True
+                break
+            said.add(entry.spot, entry.page, reply[1], reply[0])
+        self.limits.host.note_said(said, restarted)
+        return reply is not None
 
     async def _aremind(self, plan: Plan, tags: tuple[Tag, ...], restarted: int) -> bool:
+        said, reply = Said(), _NOT_ASKED
         for entry, arguments in self._forgotten(plan, tags, restarted):
             reply = await self._awhole(MERGE, (entry.key, f"{entry.key}:+"), arguments)
             if reply is None:
-                return False
-            self.limits.host.note_total(entry.spot, reply[1], reply[0], restarted)
-        return True
+                break
+            said.add(entry.spot, entry.page, reply[1], reply[0])
+        self.limits.host.note_said(said, restarted)
+        return reply is not None
 
     def _forgotten(
         self, plan: Plan, tags: tuple[Tag, ...], restarted: int
@@ -268,8 +273,7 @@ class RemoteStore:
             host.note_used(plan.pages, tags, [0] * plan.count, reply[0], restarted)
             there = reply[1]
         else:
-            for entry in plan.entries(tags):
-                host.unlearn(entry.spot)
+            host.unlearn(plan.pages, tags)
         host.has_forgotten()
         return bool(here or there)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -55,6 +56,11 @@ def hits(limiter: RateLimiter, policy: str, identity: str, count: int) -> list[b
     return [bool(limiter.hit(policy, identity)) for _ in range(count)]
 
 
+def scripts_called(server: RedisServer) -> int:
+    stats = server.command("INFO", "commandstats")
+    return sum(int(found) for found in re.findall(r"cmdstat_eval(?:sha)?:calls=(\d+)", str(stats)))
+
+
 def host_of(limiter: RateLimiter) -> Host:
     assert limiter.remote is not None
     return limiter.remote.limits.host
@@ -102,6 +108,19 @@ def test_a_restart_that_nobody_noticed_gives_no_fresh_budget(
     decision = limiter.hit("5/15min", "bob")
     assert not decision
     assert limiter.peek("5/15min", "bob").remaining == 0
+
+
+def test_a_server_that_lost_several_limits_of_a_policy_is_reminded_of_each_once(
+    server: RedisServer, said: dict[str, Any]
+) -> None:
+    limiter = made(said, POLICIES={"api": {"limits": ["5/15min", "30/h", "200/day"]}})
+    hits(limiter, "api", "bob", 3)
+    server.restart()
+    time.sleep(1.1)
+    assert [state.remaining for state in limiter.hit("api", "bob").limits] == [1, 26, 196]
+    scripts = scripts_called(server)
+    assert [state.remaining for state in limiter.hit("api", "bob").limits] == [0, 25, 195]
+    assert scripts_called(server) - scripts == 1, "it is known to know"
 
 
 @pytest.mark.parametrize("wish", ["deny", "allow"])
@@ -400,8 +419,8 @@ def test_a_damaged_file_costs_exactness_and_no_request(
 ) -> None:
     server.kill()
     assert hits(limiter, "5/15min", "bob", 1) == [True]
-    (path,) = Path(said["STATE_DIR"]).glob("limits-*/logs.sqlite3")
-    for each in path.parent.glob("logs.sqlite3*"):
+    (path,) = Path(said["STATE_DIR"]).glob("limits-*/logs-2.0.sqlite3")
+    for each in path.parent.glob("logs-2.0.sqlite3*"):
         each.write_bytes(b"not a database" * 1000)
     answers = [limiter.hit("5/15min", "eve") for _ in range(6)]
     assert sum(map(bool, answers)) == 5
@@ -415,7 +434,7 @@ def test_who_has_to_wait_too_long_for_the_file_is_turned_away(
     """A yes that nobody could write down would be one too many."""
     server.kill()
     limiter.hit("5/15min", "bob")
-    (path,) = Path(said["STATE_DIR"]).glob("limits-*/logs.sqlite3")
+    (path,) = Path(said["STATE_DIR"]).glob("limits-*/logs-2.0.sqlite3")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
@@ -668,7 +687,7 @@ def test_processes_leave_a_file_that_was_removed(server: RedisServer, said: dict
     one, other = made(said), made(said)
     server.kill()
     assert hits(one, "5/15min", "bob", 1) == [True]
-    for path in Path(said["STATE_DIR"]).glob("limits-*/logs.sqlite3*"):
+    for path in Path(said["STATE_DIR"]).glob("limits-*/logs-2.0.sqlite3*"):
         path.unlink()
 
     def another_process() -> int:

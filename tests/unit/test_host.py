@@ -141,7 +141,7 @@ def test_another_run_of_the_server_is_noticed_once(host: Host) -> None:
 
 def test_what_is_forgotten_by_hand_is_not_known_any_more(host: Host) -> None:
     note(host, 7, remaining=0, at=1000)
-    host.unlearn(Spot.of(tag(7), NOTE))
+    host.unlearn(pages_of([NOTE]), [tag(7)])
     assert used(host, 7) == 0
     note(host, 7, remaining=19, at=2000)
     assert used(host, 7) == 1

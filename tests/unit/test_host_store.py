@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import threading
@@ -9,19 +10,23 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from redis.exceptions import NoScriptError, ResponseError
 
 from redis_infra.connection.scripts import Turn
 from redis_infra.resilience.statedir import StateDir
+from redis_infra.throttling import host_file as host_file_module
 from redis_infra.throttling import host_store as host_store_module
-from redis_infra.throttling.host import NEEDED, Host, monotonic_ms
+from redis_infra.throttling.host import NEEDED, RESTARTED, Host, monotonic_ms
 from redis_infra.throttling.host_limits import HostLimits
-from redis_infra.throttling.host_store import BATCH, FEW, HostStore
+from redis_infra.throttling.host_store import FEW, HostStore
+from redis_infra.throttling.host_tables import ROWS, SEATS
 from redis_infra.throttling.plans import MERGE, Entry, Plan
 from redis_infra.throttling.policies import make_policy
 from redis_infra.throttling.rates import Rate
+from redis_infra.throttling.telling import BATCH
 
 PLAN = Plan(make_policy("chat", Rate(5, 900)), "ri")
 
@@ -35,7 +40,7 @@ def host(tmp_path: Path) -> Host:
 def store(request: pytest.FixtureRequest, host: Host) -> Iterator[HostStore]:
     store = HostStore(host, 1, in_memory=request.param)
     yield store
-    store.close()
+    store.file.close()
 
 
 def entries(identity: str, plan: Plan = PLAN) -> list[Entry]:
@@ -120,6 +125,16 @@ def commands_in(turn: Turn) -> list[bytes]:
     return re.split(rb"(?=\*\d+\r\n\$7\r\nEVALSHA)", turn[0])[1:]
 
 
+class Thread:
+    alive = True
+
+    def wake(self) -> None: ...
+
+
+def limits_in(directory: Path) -> HostLimits:
+    return HostLimits(StateDir.open(str(directory / "state")), "redis://s:1/0", 1, Thread())  # type: ignore[arg-type]
+
+
 def told(server: Server, store: HostStore, host: Host) -> int:
     """Let Redis decide again, now that nobody needs the host."""
     host.words[NEEDED] = 0
@@ -187,8 +202,8 @@ def test_whoever_is_killed_while_telling_leaves_it_to_the_next(host: Host, serve
     told(server, second, host)
     assert set(server.told.values()) == {1}
     assert len(server.told) == FEW + 50
-    first.close()
-    second.close()
+    first.file.close()
+    second.file.close()
 
 
 def test_requests_go_on_while_most_is_told(host: Host, server: Server) -> None:
@@ -204,7 +219,7 @@ def test_requests_go_on_while_most_is_told(host: Host, server: Server) -> None:
     assert server.told[key_of("user3")] == 2
     assert server.told[key_of("late")] == 1
     assert not host.decides
-    store.close()
+    store.file.close()
 
 
 def test_what_redis_was_told_counts_in_the_next_outage(store: HostStore, host: Host, server: Server) -> None:
@@ -247,7 +262,7 @@ def test_who_does_not_need_the_host_waits_for_the_last_words(host: Host, server:
     server.go_on(talk, packed)
     waiting.join()
     assert answers == [None], "Redis decides about him"
-    store.close()
+    store.file.close()
 
 
 def test_logs_are_dropped_by_the_beginning_of_their_label(store: HostStore) -> None:
@@ -281,7 +296,7 @@ def test_whoever_decides_meanwhile_has_his_turn_between_batches(host: Host, serv
     server.go_on(talk, turn)
     assert frozen == [BATCH] * 3
     assert server.told[key_of("user7")] == 4
-    store.close()
+    store.file.close()
 
 
 def test_a_server_that_has_not_met_the_script_is_sent_it_once(
@@ -338,7 +353,7 @@ def test_who_shares_a_log_is_told_of_all_the_same(host: Host, server: Server) ->
     told(server, store, host)
     assert server.told[key_of("eve")] == 5
     assert sum(server.told.values()) == 65
-    store.close()
+    store.file.close()
 
 
 def test_who_shares_logs_takes_no_more_room_than_they_let_through(
@@ -349,25 +364,20 @@ def test_who_shares_logs_takes_no_more_room_than_they_let_through(
     allowed = [hit(store, f"user{number}") for number in range(500)]
     assert 0 < sum(map(bool, allowed[50:])) <= 20
     assert len(store.rows()) <= 50 + 20 + 4
-    store.close()
+    store.file.close()
 
 
 def test_a_full_disk_gives_a_process_no_fresh_budget(tmp_path: Path, server: Server) -> None:
     """What the host let through is still there to be read."""
-
-    class Thread:
-        alive = True
-
-        def wake(self) -> None: ...
 
     def decide() -> tuple[bool, str]:
         found = limits.hit(entries("bob"), 1, needed=True)
         assert found is not None
         return bool(found[0][0]), found[1]
 
-    limits = HostLimits(StateDir.open(str(tmp_path / "state")), "redis://s:1/0", 1, Thread())  # type: ignore[arg-type]
+    limits = limits_in(tmp_path)
     assert [decide() for _ in range(2)] == [(True, "host")] * 2
-    (path,) = (tmp_path / "state").glob("limits-*/logs.sqlite3")
+    (path,) = (tmp_path / "state").glob("limits-*/logs-2.0.sqlite3")
     disk = sqlite3.connect(path, isolation_level=None)
     disk.execute("CREATE TRIGGER full BEFORE INSERT ON logs BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
     assert [decide() for _ in range(2)] == [(True, "process")] * 2
@@ -380,25 +390,164 @@ def test_a_full_disk_gives_a_process_no_fresh_budget(tmp_path: Path, server: Ser
     limits.close()
 
 
+@contextlib.contextmanager
+def full_disk(directory: Path) -> Iterator[None]:
+    """Nothing more can be written to the logs, and all can be read."""
+    (path,) = (directory / "state").glob("limits-*/logs-2.0.sqlite3")
+    disk = sqlite3.connect(path, isolation_level=None)
+    for what in ("INSERT", "UPDATE", "DELETE"):
+        say = "BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+        disk.execute(f"CREATE TRIGGER no_{what} BEFORE {what} ON logs {say}")
+    yield
+    disk.close()
+
+
+def come_back(server: Server, limits: HostLimits) -> None:
+    limits.host.words[NEEDED] = 0
+    server.hold(limits.talk())
+
+
+def test_a_disk_that_is_full_when_redis_returns_keeps_nobody_from_it(tmp_path: Path, server: Server) -> None:
+    limits = limits_in(tmp_path)
+    for number in range(2 * BATCH):
+        limits.hit(entries(f"user{number}"), 1, needed=True)
+    with full_disk(tmp_path):
+        come_back(server, limits)
+        assert not limits.host.decides
+        assert set(server.told.values()) == {1}
+        assert len(server.told) == 2 * BATCH
+        found = limits.hit(entries("user0"), 1, needed=True)
+        assert found == ([1, ANY, 3, ANY, 0], "host"), "what Redis said is known, and counts once"
+        come_back(server, limits)
+        assert server.told[key_of("user0")] == 2
+        assert len(list((tmp_path / "state").glob("limits-*/logs-*.sqlite3"))) == 1
+    limits.close()
+
+
+def test_whoever_dies_telling_from_a_full_disk_leaves_it_to_the_next(tmp_path: Path, server: Server) -> None:
+    limits = limits_in(tmp_path)
+    for number in range(2 * BATCH):
+        limits.hit(entries(f"user{number}"), 1, needed=True)
+    with full_disk(tmp_path):
+        talk = limits.talk()
+        for command in commands_in(next(talk))[:20]:
+            server.merge(command)  # executed, and its sender dead
+        talk.close()
+        assert limits.host.decides
+        come_back(server, limits)
+    assert not limits.host.decides
+    assert set(server.told.values()) == {1}
+    limits.close()
+
+
+def test_a_full_disk_does_not_end_an_era_that_somebody_needs(tmp_path: Path, server: Server) -> None:
+    limits = limits_in(tmp_path)
+    limits.hit(entries("bob"), 1, needed=True)
+    with full_disk(tmp_path):
+        server.hold(limits.talk())
+        assert limits.host.decides
+        come_back(server, limits)
+        assert server.told == {key_of("bob"): 1}
+    limits.close()
+
+
+def test_who_decided_alone_tells_redis_although_others_have_ended_the_era(
+    tmp_path: Path, server: Server
+) -> None:
+    limits = limits_in(tmp_path)
+    limits.hit(entries("bob"), 1, needed=True)
+    with full_disk(tmp_path):
+        assert limits.hit(entries("bob"), 1, needed=True) == ([1, ANY, 3, ANY, 0], "process")
+        limits.host.hand_back()
+        limits.host.words[NEEDED] = 0
+        assert limits.due() == 0
+        server.hold(limits.talk())
+    assert server.told == {key_of("bob"): 1}, "of the rest, whoever ended the era told"
+    assert limits.due() is None
+    limits.close()
+
+
+def test_a_file_that_was_begun_anew_is_whose_turn_comes_next(tmp_path: Path) -> None:
+    """Who waits for his turn, meanwhile, must not write to what nobody reads any more."""
+    one, other = limits_in(tmp_path), limits_in(tmp_path)
+    one.hit(entries("bob"), 1, needed=True)
+    other.hit(entries("bob"), 1, needed=True)
+    with one._shared.file.transaction():
+        waiting = threading.Thread(target=other.hit, args=(entries("bob"), 1), kwargs={"needed": True})
+        waiting.start()
+        one._shared.file.begin_another()
+        one._shared.file.remove_others()
+    waiting.join()
+    assert [row.log[0][1] for row in one._shared.rows()] == [1]
+    one.close()
+    other.close()
+
+
+# --- several limits of one policy -----------------------------------------------------------------------
+
+API = Plan(make_policy("api", Rate.parse("5/15min;30/h;200/day")), "ri")
+
+
+def seats_of(host: Host, identity: str) -> int:
+    """Return on how many seats of the tables an identity sits."""
+    number = API.tags(identity)[0].number ^ API.notes[0].policy
+    slots = memoryview(host.table.memory[: ROWS * (SEATS + 1) * 64]).cast("Q")
+    return slots[::8].tolist().count(number)
+
+
+def test_limits_of_one_policy_are_known_together(store: HostStore, host: Host, server: Server) -> None:
+    """Or else they take three seats, and there are not enough for all who came in an outage."""
+    everybody = [f"user{number}" for number in range(BATCH)]
+    for identity in everybody:
+        store.hit(entries(identity, API), 2, needed=True)
+    told(server, store, host)
+    for identity in everybody:
+        assert seats_of(host, identity) == 1
+        assert [known.used for each in entries(identity, API) if (known := host.known(each.spot))] == [2] * 3
+
+
+def test_a_limit_that_is_told_alone_keeps_what_is_known_of_the_others(
+    store: HostStore, host: Host, server: Server
+) -> None:
+    host.note_used(API.pages, API.tags("bob"), [1, 2, 3], monotonic_ms(), 0)
+    store.hit(entries("bob", API), 1, needed=True)
+    store.forget([each.name for each in entries("bob", API)[1:]])
+    server.told[entries("bob", API)[0].key] = 1
+    told(server, store, host)
+    assert [known.used for each in entries("bob", API) if (known := host.known(each.spot))] == [2, 2, 3]
+    assert seats_of(host, "bob") == 1
+
+
+def test_what_one_log_was_told_does_not_make_a_new_server_know_the_others(
+    store: HostStore, host: Host, server: Server
+) -> None:
+    host.note_used(API.pages, API.tags("bob"), [1, 2, 3], monotonic_ms(), 0)
+    store.hit(entries("bob", API), 1, needed=True)
+    store.forget([each.name for each in entries("bob", API)[1:]])
+    host.met("one")
+    host.met("another")
+    restarted = host.words[RESTARTED]
+    assert restarted
+    told(server, store, host)
+    known = [host.known(each.spot) for each in entries("bob", API)]
+    assert [each.used for each in known if each] == [1, 2, 3]
+    assert all(each.restarted < restarted for each in known if each), "it is to be reminded of all"
+
+
 def test_newcomers_share_when_there_is_no_more_room(host: Host) -> None:
     store = HostStore(host, 1, in_memory=True, most=50)
     for number in range(300):
         store.hit(entries(f"user{number}"), 1, needed=True)
     assert [hit(store, "user0") for _ in range(5)] == [True] * 4 + [False], "his own log is as it was"
     assert sum(bool(hit(store, "late")) for _ in range(9)) <= 5
-    store.close()
+    store.file.close()
 
 
 def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, server: Server) -> None:
-    class Thread:
-        alive = True
-
-        def wake(self) -> None: ...
-
-    limits = HostLimits(StateDir.open(str(tmp_path / "state")), "redis://s:1/0", 1, Thread())  # type: ignore[arg-type]
+    limits = limits_in(tmp_path)
     assert limits.hit(entries("bob"), 1, needed=True) is not None
     limits.close()
-    (path,) = (tmp_path / "state").glob("limits-*/logs.sqlite3")
+    (path,) = (tmp_path / "state").glob("limits-*/logs-2.0.sqlite3")
     path.write_bytes(b"no database")
     found = limits.hit(entries("bob"), 1, needed=True)
     assert found is not None
@@ -438,19 +587,19 @@ def test_files_of_another_run_of_the_machine_are_removed(tmp_path: Path) -> None
 def test_others_get_their_turn_within_the_time_of_a_request(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_store_module, "PATIENCE", 0.02)
+    monkeypatch.setattr(host_file_module, "PATIENCE", 0.02)
     store = HostStore(host, 1)
     hit(store, "bob")
     assert host.directory is not None
-    path = host.directory / "logs.sqlite3"
+    path = host.directory / "logs-2.0.sqlite3"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(host_store_module.HostBusy):
+    with pytest.raises(host_file_module.HostBusy):
         hit(store, "bob")
     other.rollback()
     other.close()
     assert hit(store, "bob")
-    store.close()
+    store.file.close()
 
 
 def test_what_is_of_today_here_is_of_today_on_the_servers_clock(host: Host, server: Server) -> None:
@@ -465,4 +614,4 @@ def test_what_is_of_today_here_is_of_today_on_the_servers_clock(host: Host, serv
     words = re.findall(rb"\$\d+\r\n([^\r]*)\r\n", command)
     assert words[-2:] == [b"0", b"2"], "age and count"
     server.go_on(talk, turn)
-    store.close()
+    store.file.close()
