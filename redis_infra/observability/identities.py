@@ -37,14 +37,16 @@ class Client:
     def parse(cls, typed: str, keys: Iterable[Key]) -> Client:
         """Return the client that was typed; ``keys`` are those that there are.
 
-        ``KEY=VALUE``, several joined by commas; ``KEY:VALUE``, ``text:...`` and ``digest:...`` alone.
+        ``KEY=VALUE``, several joined by commas; ``KEY:VALUE``, ``text:...`` and ``digest:...`` alone; what
+        ``throttle_status`` shows: a digest as it is, and ``username?unread``, which stands for unread names.
 
         Raises:
             SettingsError: it is none of these, or no limit asks for such a key.
         """
-        known = sorted(
-            {part.name for key in keys for part in key.parts} | {"user", "ip"}, key=len, reverse=True
-        )
+        parts = [part for key in keys for part in key.parts]
+        if typed in {part.unread for part in parts}:
+            return cls({}, text=typed)
+        known = sorted({part.name for part in parts} | {"user", "ip"}, key=len, reverse=True)
         pair = rf"({'|'.join(map(re.escape, known))})="
         if re.match(pair, typed):
             pieces = re.split(rf"(?:^|,){pair}", typed)[1:]
@@ -52,8 +54,8 @@ class Client:
         kind, mark, value = typed.partition(":")
         if kind == "text" and value:
             return cls({}, text=value)
-        if kind == "digest" and re.fullmatch(r"[0-9a-f]{32}", value):
-            return cls({}, digest=value)
+        if digest := re.fullmatch(r"(?:digest:)?([0-9a-f]{32})", typed):
+            return cls({}, digest=digest[1])
         if mark and kind in known:
             return cls(_checked({kind: value}))
         # Not what was typed: somebody's name or address may be in it, and errors end in logs.

@@ -150,6 +150,9 @@ class SimpleRateThrottle(stock.SimpleRateThrottle):
 
     def wait(self) -> float | None:
         """Return the seconds after which the request fits, to the millisecond; None if it never does."""
+        # DRF rounds this up for its Retry-After: 60.001, where a stamp is the end of its millisecond, becomes
+        # 61 (the middleware, which writes the header itself, says 60). Less would be said too early to those
+        # who wait as long as this method says, and the time since the decision is no millisecond.
         if self.decision is not None:
             return self.decision.retry_after
         return drf_history.wait(self.history, self.now, self._rates) if self._rates else super().wait()

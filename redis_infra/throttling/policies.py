@@ -154,9 +154,7 @@ def _read(name: str, raw: Any, throttle: ThrottleSettings) -> Policy:
             "or 'limits': None where that is meant"
         )
     limits = tuple(_limits(options))
-    alike = [(limit.rate.window_ms, limit.rate.fixed, limit.key) for limit in limits]
-    if len(set(alike)) < len(alike):
-        raise SettingsError("two limits have the same window and the same key; keep the smaller one")
+    _expect_unlike(name, limits)
     on_outage = options.get("on_outage", throttle.on_outage)
     if on_outage not in _OUTAGES:
         raise SettingsError(f"on_outage {on_outage!r} is not a choice{did_you_mean(on_outage, _OUTAGES)}")
@@ -173,6 +171,24 @@ def _read(name: str, raw: Any, throttle: ThrottleSettings) -> Policy:
     if refund_on not in (None, "success", "2xx"):
         raise SettingsError(f"refund_on {refund_on!r} is not a choice; write None, 'success' or '2xx'")
     return Policy(name, limits, on_outage, headers, refund_on)
+
+
+def _expect_unlike(name: str, limits: Iterable[Limit]) -> None:
+    """Refuse two limits of which one says nothing."""
+    before: dict[object, Limit] = {}
+    for limit in limits:
+        other = before.setdefault((limit.rate.window_ms, limit.rate.fixed, limit.key), limit)
+        if other is limit:
+            continue
+        one, own = f"('{other.rate}', {limit.key.name!r})", f"('{limit.rate}', {limit.key.name!r})"
+        text = f"two limits have the same window and the same key, {one} and {own}; "
+        if name == "auth" and (str(limit.rate), limit.key.name) in _OTHERS_OF_AUTH:
+            # Who wrote nothing but 'key': 'ip' never saw the second.
+            raise SettingsError(
+                f"{text}the second is there where 'limits' are missing beside a 'key'; write all that are "
+                "to hold, such as 'limits': [('5/15min', 'ip+username'), ('20/15min', 'ip')]"
+            )
+        raise SettingsError(f"{text}keep the smaller one")
 
 
 def _limits(options: Mapping[str, Any]) -> Iterable[Limit]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -22,10 +23,13 @@ from rest_framework.authentication import BasicAuthentication
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from redis_infra.throttling import charges
 from redis_infra.throttling.auth import connect, needs_step_up, refund
+from redis_infra.throttling.charges import Book, Charge
 from redis_infra.throttling.decorators import ratelimit
 from redis_infra.throttling.drf import PolicyThrottle, RefundOnSuccess
-from redis_infra.throttling.limiter import default_limiter, forget_limiters
+from redis_infra.throttling.limiter import RateLimiter, default_limiter, forget_limiters
+from tests.forking import in_child
 
 THROTTLE = "redis_infra.throttling.middleware.ThrottleMiddleware"
 SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -378,7 +382,40 @@ def test_a_policy_that_gives_back_by_status_covers_no_login(site):
         ROUTES=[("/uncovered/", "all")],
     )
     attempts(3, "/uncovered/")
-    assert [each.remaining for each in standing("alice")] == [2, 17, 27]
+    assert left("alice") == [2, 20, 27]
+
+
+@pytest.mark.usefixtures("site")
+def test_stale_passwords_that_nobody_paid_for_lock_nobody_else_out_of_their_address():
+    """An office has one address, and a robot in it a password of last year."""
+    connect()
+    assert [basic("/basic/", "robot") for _ in range(25)] == [401] * 25
+    assert left("robot") == [0, 20, 5]
+    assert post("/routed/", password="right").status_code == 302
+    assert attempts(6, "/routed/") == [200] * 5 + [429]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("body", ["", "username=alice&username=bob"], ids=["no name", "two"])
+def test_a_failure_that_nobody_paid_for_and_that_names_nobody_is_charged_to_nobody(body):
+    connect()
+    request = form("/", body).wsgi_request
+    before = left_of(request)
+    user_login_failed.send(sender=None, credentials={"token": "x"}, request=request)
+    assert left_of(request) == before == [5, 20, 30]
+
+
+def test_a_failure_that_nobody_paid_for_is_charged_to_whatever_names_the_account(site):
+    """Alone or beside other things, by any field."""
+    keys = ["ip", "field:email", "global", "field:email+header:x-app", "username"]
+    site(POLICIES={"auth": {"limits": [("9/h", key) for key in keys]}})
+    connect()
+    request = RequestFactory().post("/", {"email": "a@example.org"}, headers={"X-App": "shop"})
+    user_login_failed.send(sender=None, credentials={"username": "alice"}, request=request)
+    asked = RequestFactory().post(
+        "/", {"email": "a@example.org", "username": "alice"}, headers={"X-App": "shop"}
+    )
+    assert left_of(asked) == [9, 8, 9, 8, 8]
 
 
 # --- each failure counts, to the name that was tried ----------------------------------------------------
@@ -393,16 +430,31 @@ def left(username, ip="192.0.2.1"):
     return [each.remaining for each in standing(username, ip)]
 
 
+def left_of(request):
+    """Return what is left to those whom a request is charged to."""
+    limiter = default_limiter()
+    whom = limiter.policies["auth"].identities(request)
+    return [each.remaining for each in limiter.peek("auth", whom).limits]
+
+
+def form(where, body, ip="192.0.2.1", client=None):
+    """Return the response to a form that is not written by Django's client."""
+    client, kind = client or Client(), "application/x-www-form-urlencoded"
+    if isinstance(client, AsyncClient):
+        return async_to_sync(client.post)(where, body.encode(), kind, REMOTE_ADDR=ip)
+    return client.post(where, body.encode(), kind, REMOTE_ADDR=ip)
+
+
 def basic(where, username="alice", password="wrong", ip="192.0.2.1"):
     said = base64.b64encode(f"{username}:{password}".encode()).decode()
     return Client().get(where, headers={"Authorization": f"Basic {said}"}, REMOTE_ADDR=ip).status_code
 
 
 @pytest.mark.usefixtures("site")
-def test_failures_of_basic_authentication_count_for_account_and_address():
+def test_failures_of_basic_authentication_count_for_the_account():
     connect()
     assert [basic("/basic/", name) for name in ("alice", " ALICE ", "\uff41lice")] == [401] * 3
-    assert left("alice") == [2, 17, 27]
+    assert left("alice") == [2, 20, 27]
 
 
 @pytest.mark.usefixtures("site")
@@ -426,7 +478,7 @@ def test_a_policy_for_basic_authentication_turns_guesses_away_and_nobody_else(si
     site(POLICIES={"basic": {"limits": limits, "refund_on": "2xx"}}, ROUTES=[("/basic/", "basic")])
     assert [basic("/basic/", password="right") for _ in range(9)] == [200] * 9
     assert [basic("/basic/") for _ in range(6)] == [401] * 5 + [429]
-    assert left("alice") == [0, 15, 25]
+    assert left("alice") == [0, 20, 25]
 
 
 @pytest.mark.usefixtures("site")
@@ -444,7 +496,7 @@ def test_a_name_that_django_hides_is_nobodys():
     connect()
     request = RequestFactory().post("/", {"username": "alice"}, REMOTE_ADDR="192.0.2.1")
     user_login_failed.send(sender=None, credentials={"username": 20 * "*"}, request=request)
-    assert left("alice") == [4, 19, 29]
+    assert left("alice") == [4, 20, 29]
 
 
 def tries(*names, password="wrong"):
@@ -456,12 +508,13 @@ def send(where, *tried):
 
 
 @pytest.mark.usefixtures("site")
-@pytest.mark.parametrize("where", ["/batch/", "/batch/uncovered/"])
-def test_each_failure_of_one_request_counts_for_its_own_account(where):
+@pytest.mark.parametrize(("where", "of_address"), [("/batch/", 16), ("/batch/uncovered/", 20)])
+def test_each_failure_of_one_request_counts_for_its_own_account(where, of_address):
+    """And for the address, where somebody paid."""
     connect()
     assert send(where, tries("alice", "bob", "alice", "alice")).json() == {"right": 0}
-    assert left("alice", "127.0.0.1") == [2, 16, 27]
-    assert left("bob", "127.0.0.1") == [4, 16, 29]
+    assert left("alice", "127.0.0.1") == [2, of_address, 27]
+    assert left("bob", "127.0.0.1") == [4, of_address, 29]
 
 
 @pytest.mark.usefixtures("site")
@@ -475,11 +528,10 @@ def test_fifty_guesses_in_one_request_leave_none_for_the_next():
 @pytest.mark.usefixtures("site")
 def test_what_an_address_has_used_up_still_counts_for_accounts():
     """Else who has filled his address' limit guesses on where nothing turns him away, and nobody sees it."""
-    connect()
-    send("/batch/uncovered/", tries(*[f"user{number}" for number in range(20)]))
-    assert left("alice", "127.0.0.1") == [5, 0, 30]
-    send("/batch/uncovered/", tries("alice", "alice"))
+    send("/batch/", tries(*[f"user{number}" for number in range(25)], "alice", "alice"))
     assert left("alice", "127.0.0.1") == [3, 0, 28]
+    send("/batch/uncovered/", tries("alice"))
+    assert left("alice", "127.0.0.1") == [2, 0, 27]
 
 
 @pytest.mark.usefixtures("site")
@@ -505,6 +557,45 @@ def test_a_status_of_success_gives_nothing_back_where_a_login_failed(site):
     assert default_limiter().peek("more", "ip:127.0.0.1").remaining == 7
     assert send("/batch/drf/", tries("mallory", password="right")).status_code == 200
     assert default_limiter().peek("more", "ip:127.0.0.1").remaining == 7
+
+
+@pytest.mark.parametrize("other", ["spend", "refundable"])
+def test_threads_that_try_passwords_for_one_request_share_what_it_paid(other):
+    """A charge covers one failure, or is given back, whoever looks at it while somebody else does."""
+    limiter = RateLimiter()
+    plan = limiter.plan("auth")
+    charge = Charge(limiter.decide(plan, plan.tags("somebody"), 1), plan, limiter)
+    book, found = Book(), []
+
+    def ask():
+        found.append(book.spend(plan) if other == "spend" else (book.refundable() or None))
+
+    thread = threading.Thread(target=ask)
+
+    class Watched(list):
+        def count(self, each):
+            """Count, and have the other thread look before that is acted upon."""
+            counted = super().count(each)
+            if thread.ident is None:
+                thread.start()
+                thread.join(0.2)
+            return counted
+
+    book.charges, book.spent = [charge], Watched()
+    found.append(book.spend(plan))
+    thread.join()
+    assert found == [charge, None]
+
+
+def test_no_child_inherits_what_another_thread_was_telling():
+    """It would wait for ever at its first failure."""
+    connect()
+    limiter = RateLimiter()
+    plan = limiter.plan("auth")
+    book = Book()
+    book.charges = [Charge(limiter.decide(plan, plan.tags("somebody"), 1), plan, limiter)]
+    with charges._spending:
+        assert in_child(lambda: [book.spend(plan) is not None, book.spend(plan) is not None]) == [True, False]
 
 
 @pytest.mark.usefixtures("site")
@@ -638,6 +729,79 @@ def test_the_site_may_lead_elsewhere_who_needs_it():
     assert post("/redirect/", ip="203.0.113.9").headers["Location"] == "/captcha/"
     attempts(5, "/redirect/", username="mallory")
     assert post("/redirect/", username="mallory").status_code == 429
+
+
+PADDED = f"username=alice&password=%s&pic={140_000 * 'x'}"
+TWICE = "username=alice&username=bob&username=alice&password=%s"
+
+
+def unread_used_up():
+    """Let attackers from everywhere use up what all that nobody can read has: 30 an hour."""
+    done = [form("/hand/", PADDED % "wrong", f"198.51.100.{number}").status_code for number in range(31)]
+    assert done == [200] * 30 + [429]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("body", [PADDED, TWICE], ids=["long", "twice"])
+@pytest.mark.parametrize("where", ["/routed/more/", "/step-up/"])
+def test_a_name_that_cannot_be_read_needs_a_step_up(where, body):
+    """Else who has used up what an account has would go on with bodies that nobody can read, unasked."""
+    form(where, body % "wrong")
+    post(where)
+    assert seen == [True, False]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("where", ["/api/", "/routed/more/", "/step-up/"])
+def test_a_long_login_form_logs_in(where):
+    assert [form(where, PADDED % "right").status_code for _ in range(7)] == [200] * 7
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("client", [Client(), AsyncClient()], ids=["sync", "async"])
+@pytest.mark.parametrize("body", [PADDED, TWICE], ids=["long", "twice"])
+def test_a_route_lets_nobody_by_whose_name_cannot_be_read(body, client):
+    """What all such bodies have together ends there, also where the view has no more to ask for."""
+    unread_used_up()
+    assert form("/routed/", body % "wrong", "203.0.113.9", client).status_code == 429
+    assert post("/routed/", password="right", ip="203.0.113.9").status_code == 302
+
+
+@pytest.mark.usefixtures("site")
+def test_padding_gets_no_more_guesses_past_a_view_that_asks_for_more():
+    """Of 40 readable ones 30 pass unasked, and of 40 after them none."""
+    for number in range(40):
+        post("/step-up/", ip=f"198.51.100.{number}")
+    for number in range(40):
+        form("/step-up/", PADDED % "wrong", f"198.51.100.{100 + number}")
+    assert seen.count(False) == 30
+    assert seen[40:] == [True] * 40
+
+
+@pytest.mark.usefixtures("site")
+def test_a_view_with_a_step_up_may_let_by_whose_name_cannot_be_read():
+    unread_used_up()
+    assert form("/step-up/", PADDED % "right", "203.0.113.9").status_code == 200
+    assert seen == [True]
+
+
+@pytest.mark.usefixtures("site")
+def test_an_address_that_is_too_fast_is_offered_no_step_up_for_being_illegible():
+    done = [form("/redirect/", TWICE % "wrong") for _ in range(6)]
+    assert [each.status_code for each in done] == [400] * 5 + [429]
+
+
+def test_an_account_of_several_fields_needs_a_step_up_where_one_cannot_be_read(site):
+    site(POLICIES={"auth": {"limits": [("9/h", "ip"), ("9/h", "username+field:shop")]}})
+    form("/step-up/", "username=alice&password=x&shop=1")
+    form("/step-up/", "username=alice&password=x&shop=1&shop=2")
+    assert seen == [False, True]
+
+
+def test_a_policy_without_a_limit_for_the_account_has_nothing_to_step_up_from(site):
+    site(POLICIES={"auth": {"limits": [("9/h", "ip"), ("5/h", "ip+username")]}})
+    form("/step-up/", TWICE % "x")
+    assert seen == [False]
 
 
 @pytest.mark.usefixtures("site")

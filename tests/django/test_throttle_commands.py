@@ -24,6 +24,7 @@ from redis_infra.observability.limits import Tallies
 from redis_infra.throttling.drf import ChatRateThrottle, UserRateThrottle
 from redis_infra.throttling.limiter import RateLimiter, default_limiter
 from redis_infra.throttling.local import Name
+from redis_infra.throttling.plans import tag_of
 from redis_infra.throttling.signals import throttled
 from tests.faults.site import wait_until
 
@@ -550,6 +551,27 @@ def test_a_digest_forgets_too(limiter, status_json, reset):
     assert reset("two", "--ident", f"digest:{shown}").text == "two: forgot 1 log\n"
 
 
+def test_a_digest_forgets_as_it_is_shown(limiter, status, reset):
+    charge(limiter, "two", request(user=7), 2)
+    shown = re.search(r"^    (\S+)  2 used", status("two").text, re.MULTILINE)[1]
+    assert reset("two", "--ident", shown).text == "two: forgot 1 log\n"
+
+
+@pytest.mark.parametrize(("policy", "ident"), [("both", "username?unread"), ("mail", "field:email?unread")])
+def test_names_that_nobody_could_read_are_forgotten_as_the_documentation_writes_them(
+    limiter, reset, policy, ident
+):
+    asked = RequestFactory().post("/", "<x/>", "text/xml", REMOTE_ADDR=ADDRESS)
+    charge(limiter, policy, asked)
+    assert reset(policy, "--ident", ident).text == f"{policy}: forgot 1 log\n"
+
+
+def test_what_stands_for_unread_names_is_usage_where_no_limit_goes_by_names(limiter, reset):
+    with pytest.raises(CommandError, match="--ident") as error:
+        reset("two", "--ident", "username?unread")
+    assert error.value.returncode == 2
+
+
 def test_nothing_to_forget_is_no_error(limiter, reset):
     assert reset("two", "--ident", "user:7") == Outcome(0, "two: forgot 0 logs\n")
 
@@ -677,3 +699,11 @@ def test_every_limit_that_settings_name_has_the_label_of_its_logs(limiter):
     """Or else nothing would be found of it."""
     labels = {label for policy in limiter.policies.values() for label in limiter.plan(policy).labels}
     assert labels <= set(find_limits(limiter))
+
+
+@pytest.mark.parametrize("form", ["{}", "digest:{}"])
+def test_status_takes_a_digest_as_it_is(limiter, status, form):
+    limiter.hit("chat", "user:7")
+    shown = form.format(tag_of("user:7").text.decode())
+    assert status("chat", "--ident", shown).text == status("chat", "--ident", "user:7").text
+    assert "1 identity" in status("chat", "--ident", shown).text

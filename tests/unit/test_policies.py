@@ -129,8 +129,11 @@ def test_a_rate_of_auth_without_a_key_beside_some_that_have_one_is_for_the_accou
         ("often", "'often' is not a rate"),
         ({"key": "usr"}, "did you mean 'user'?"),
         ({"lmits": "1/s"}, "did you mean 'limits'?"),
+        ({"key": "ip"}, "the same key, ('5/15min', 'ip') and ('20/15min', 'ip'); the second"),
+        ({"key": "ip"}, "'limits' are missing beside a 'key'; write all that are to hold"),
+        ({"limits": [("1/h", "ip"), ("2/h", "ip")]}, "('1/h', 'ip') and ('2/h', 'ip'); keep the smaller one"),
     ],
-    ids=range(5),
+    ids=range(8),
 )
 def test_what_is_wrong_with_auth_is_said_of_auth(said, words):
     text = refused(POLICIES={"auth": said})

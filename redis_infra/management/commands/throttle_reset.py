@@ -42,7 +42,10 @@ class Command(BaseCommand):
         parser.add_argument("scope", metavar="SCOPE", help="a policy or DRF scope")
         whom = parser.add_mutually_exclusive_group(required=True)
         whom.add_argument(
-            "--ident", metavar="IDENT", help="one client, as throttle_status takes it: user:7, digest:..."
+            "--ident",
+            metavar="IDENT",
+            help="one client, as throttle_status takes or shows it: user:7, a digest; or username?unread, "
+            "all whose name could not be read",
         )
         whom.add_argument("--all", action="store_true", help="everybody")
         parser.add_argument("--dry-run", action="store_true", help="say how many, and forget nothing")
