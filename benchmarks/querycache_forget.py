@@ -16,13 +16,13 @@ from typing import cast
 from benchmarks.harness import FULL, Cell, Plan, Row, Samples, Table, Target, digits, duration
 from benchmarks.peers import DJANGO_REDIS, OURS
 from benchmarks.querycache_peers import CACHEOPS, is_installed, presence_notes, site
-from benchmarks.querycache_stock import PAGES, PINS, SCAN, STOCKS, Ours, Plain, Stock
+from benchmarks.querycache_stock import NAMED, PAGES, PINS, SCAN, STOCKS, Ours, Plain, Stock
 from benchmarks.server import private_server
 
 ROWS = ("forget",)
 
 SMALL, LARGE = 100_000, 1_000_000
-CONTENDERS = (OURS, SCAN, DJANGO_REDIS, CACHEOPS)
+CONTENDERS = (OURS, NAMED, SCAN, DJANGO_REDIS, CACHEOPS)
 HOLD = Target(12, " ms")
 GROWTH = Target(1.5, " x")
 KEY_LENGTH = len("chat:42:messages:042")
@@ -34,8 +34,9 @@ LIVE = {False: 5_000, True: 20_000}
 
 NOTE = (
     f"Median time to forget {PAGES:,} entries of 100 B; each cache alone on its server. {SCAN} is redis-py "
-    f"by hand; {DJANGO_REDIS} is `delete_pattern`; cacheops forgets what depends on a chat, not what matches "
-    "a pattern. Growth is from the smaller to the larger number of entries, in the same round."
+    f"by hand; {DJANGO_REDIS} is `delete_pattern`; {NAMED} needs no pattern, and shows what the server takes "
+    "to remove as much; cacheops forgets what depends on a chat, not what matches a pattern. Growth is from "
+    "the smaller to the larger number of entries, in the same round."
 )
 
 
@@ -65,8 +66,10 @@ class Warehouse:
     def forget_chat(self, name: str, turn: int) -> float:
         """Return how many seconds a contender took to forget a chat; store it again."""
         chat = self.chat(turn)
-        stock = self.stocks[DJANGO_REDIS if name == SCAN else name]
-        seconds = timed(lambda: self.plain.scan_chat(chat) if name == SCAN else stock.forget_chat(chat))
+        by_hand = {SCAN: self.plain.scan_chat, NAMED: self.plain.unlink_chat}
+        stock = self.plain if name in by_hand else self.stocks[name]
+        forget = by_hand.get(name, stock.forget_chat)
+        seconds = timed(lambda: forget(chat))
         stock.store_chat(chat)
         return seconds
 
@@ -83,10 +86,13 @@ class Warehouse:
         self.ours.store_pins()
         return seconds
 
-    def forget_without_index(self) -> float:
-        """Return what it takes when the index was lost: it is built anew."""
+    def forget_without_index(self) -> tuple[float, float]:
+        """Return what it takes when the index was lost, and after what time it is whole again."""
         self.ours.lose_index()
-        return self.forget_chat(OURS, 0)
+        started = time.perf_counter()
+        seconds = self.forget_chat(OURS, 0)
+        self.ours.wait_for_index()
+        return seconds, time.perf_counter() - started
 
 
 def tables(plan: Plan, say: Callable[[str], None]) -> list[Table]:
@@ -101,7 +107,9 @@ def tables(plan: Plan, say: Callable[[str], None]) -> list[Table]:
                 found.take(warehouse, turn)
         for warehouse in warehouses:
             say(f"forget: without an index, {warehouse.size:,}")
-            found.add("lost", OURS, warehouse.size, warehouse.forget_without_index())
+            lost, rebuilt = warehouse.forget_without_index()
+            found.add("lost", OURS, warehouse.size, lost)
+            found.add("rebuilt", OURS, warehouse.size, rebuilt)
         rows = [*forget_rows(found, sizes), *memory_rows(warehouses)]
         say("forget: turnover")
         rows.append(turnover_row(warehouses[0].ours, LIVE[plan is FULL]))
@@ -199,14 +207,17 @@ def forget_rows(found: Found, sizes: Sequence[int]) -> list[Row]:
         "chat": f"`chat:42:*`, {PAGES:,} of {{size:,}}",
         "tag": f"a tag of {PINS:,} beside {{size:,}}",
         "pages": f"`chat:*:messages:{{pages}}`, {PAGES:,} of {{size:,}}",
-        "lost": "`chat:42:*` of {size:,}, the index lost: once",
+        "lost": "`chat:42:*` of {size:,}, the index lost",
+        "rebuilt": "until it is whole again, of {size:,}",
     }
     rows = []
     for what, title in titles.items():
         for size in sizes:
+            cells = found.cells(what, size)
+            if not cells:
+                continue
             hold = HOLD if what == "chat" and size == LARGE else None
             figure = found.milliseconds(what, size)
-            cells = found.cells(what, size)
             said = title.format(size=size, pages=Warehouse(size).pages())
             rows.append(Row(slug="forget", title=said, cells=cells, figure=figure, target=hold))
         if what == "chat" and len(sizes) > 1:

@@ -7,6 +7,7 @@ seconds. :meth:`Stock.prove` has the real function store a thousand, and compare
 from __future__ import annotations
 
 import pickle
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -31,7 +32,10 @@ PINS = 1000
 """Messages with the one tag, in as many chats."""
 TURNED_OVER = 100
 """Entries that take others' place together."""
+REBUILT_WITHIN = 120.0
+"""Seconds."""
 SCAN = "SCAN 2000 + UNLINK"
+NAMED = "UNLINK by name"
 TAG = "pins"
 
 Call = tuple[int, int]
@@ -166,6 +170,7 @@ class Ours(Stock):
         from redis_infra.querycache import invalidate
 
         invalidate("nobody:*", cache=self.alias)
+        self.wait_for_index()
 
     def call(self, chat: int, page: int) -> None:
         self.messages(chat, f"{page:03}")
@@ -241,6 +246,18 @@ class Ours(Stock):
 
     def lose_index(self) -> None:
         self.helper.unlink(*self.index_names())
+
+    def wait_for_index(self) -> None:
+        """Return when the index is whole, which a thread sees to after a pattern found it lost.
+
+        Raises:
+            TimeoutError: it was not within two minutes.
+        """
+        ends = time.monotonic() + REBUILT_WITHIN
+        while not all(self.helper.zscore(name, "!") is not None for name in self.index_names()):
+            if time.monotonic() > ends:
+                raise TimeoutError(f"the index of {self.size:,} entries was not rebuilt")
+            time.sleep(0.005)
 
     def turn_over(self, live: int, times: int) -> float:
         """Have so many entries live, and others in their place, so many times; return members for each.
@@ -325,6 +342,12 @@ class Plain(Stock):
     def scan_chat(self, chat: int) -> None:
         """Forget all messages of a chat as well as can be done without an index."""
         expect(self._scan(f"chat:{chat}:*"), PAGES)
+
+    def unlink_chat(self, chat: int) -> None:
+        """Forget all messages of a chat as who knows their names does: no index, no pattern, one command."""
+        store: Any = self.helper
+        names = [self.cache.make_key(f"chat:{chat}:messages:{page:03}") for page in range(PAGES)]
+        expect(store.unlink(*names), PAGES)
 
     def scan_pages(self, pages: str) -> None:
         """Forget these pages of all chats, a thousand messages."""

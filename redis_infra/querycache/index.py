@@ -5,8 +5,9 @@ A sorted set for each of 64 buckets. An entry belongs to the bucket of its first
 into all. Members are ``=key``, and ``#tag NUL key`` for each of an entry's tags.
 
 An index can be lost, to an eviction or to somebody's UNLINK, and then begins anew with what is written from
-then on. It is trusted only with the member ``!`` in it, which is lost with it and which nobody sets but
-:func:`rebuilding`, that has looked at all keys there are.
+then on. It is trusted only with the member ``!`` in it, which is lost with it and which nobody sets but who
+has looked at all keys there are (:mod:`redis_infra.querycache.rebuilding`). Without it, all keys are looked
+at by SCAN, for what the pattern is for and for nothing else.
 
 Without I/O: conversations, for whoever has a connection.
 """
@@ -14,35 +15,50 @@ Without I/O: conversations, for whoever has a connection.
 from __future__ import annotations
 
 import logging
-import os
+import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from redis_infra.connection.bulk import BATCH, batches, scan
-from redis_infra.connection.scripts import Script, Talk
+from redis_infra.connection.bulk import BATCH, batches, scan, unlink_matching
+from redis_infra.connection.scripts import Script, Talk, is_unknown_script
 from redis_infra.connection.wire import pack
 from redis_infra.keys import escape, glob_to_regex, is_literal, literal_start
 
-__all__ = ["BUCKETS", "Index", "Selection", "bucket_of"]
+__all__ = ["BUCKETS", "Command", "Index", "Selection", "bucket_of", "bucket_of_bytes", "run_many"]
 
 logger = logging.getLogger(__name__)
 
 BUCKETS: Final = 64
 STAY: Final = 24 * 3600 * 1000
 """Milliseconds for which an index stays at least after the last write to it."""
+TOGETHER: Final = 4
+"""Buckets that are looked at in one write: 4,000 members, which take the server about a millisecond."""
+FEW: Final = 100
+"""Members that are read and matched here: less work than to have the server look at all of an index."""
+TRAVEL: Final = 4
+"""How many members the server looks at in the time in which one of them is read and matched here."""
 
 SWEEP = Script("redis_infra.querycache", "sweep")
 DROP = Script("redis_infra.querycache", "drop")
 PAGE = Script("redis_infra.querycache", "page")
-COMPLETE = Script("redis_infra.querycache", "complete")
+
+Command: TypeAlias = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
+"""Keys and arguments of a script."""
 
 
 def bucket_of(key: str) -> int:
     """Return the bucket of an entry: that of its first two fields."""
     first, _, rest = key.partition(":")
     return zlib.crc32(f"{first}:{rest.partition(':')[0]}".encode()) % BUCKETS
+
+
+def bucket_of_bytes(key: bytes) -> int:
+    """Return what :func:`bucket_of` does, of a key as the server has it, which need not be text."""
+    first, _, rest = key.partition(b":")
+    return zlib.crc32(b"%b:%b" % (first, rest.partition(b":")[0])) % BUCKETS
 
 
 class Selection(NamedTuple):
@@ -83,27 +99,39 @@ class Index:
 
     def drop(self, keys: Iterable[str]) -> Talk:
         """Remove entries by key; returns how many there were."""
+        found: dict[str, list[str]] = {}
+        for key in keys:
+            found.setdefault(self.names[bucket_of(key)], []).append(key)
+        return (yield from self._drop(found))
+
+    def _drop(self, found: Mapping[str, Sequence[str]]) -> Talk:
+        """Remove entries by key, for each index; a thousand in one write."""
         removed = 0
-        for bucket, found in groupby(sorted(keys, key=bucket_of), key=bucket_of):
-            for batch in batches(found):
-                removed += yield from DROP.talk((self.names[bucket],), self.base, *batch)
+        for batch in batches((name, key) for name, keys in found.items() for key in keys):
+            commands: list[Command] = [
+                ((name,), (self.base, *[key for _, key in some]))
+                for name, some in groupby(batch, key=itemgetter(0))
+            ]
+            removed += sum((yield from run_many(DROP, commands)))
         return removed
 
     def remove(self, selection: Selection) -> Talk:
-        """Remove the entries of a pattern; returns how many there were."""
+        """Remove the entries of a pattern; returns how many there were, and whether the index is complete."""
         if selection.key is not None:
-            return (yield from self.drop([selection.key]))
+            return (yield from self.drop([selection.key])), True
         if not selection.start:
             logger.debug("redis_infra.pattern_without_start pattern=%s", selection.pattern)
-        names = self.names if selection.bucket is None else (self.names[selection.bucket],)
         if selection.is_prefix:
-            removed, incomplete = yield from self._sweep(names, *_stretch("=", selection.start))
+            first, last = _stretch("=", selection.start)
+            removed, incomplete = yield from self._sweep(self._names_for(selection), first, last)
         else:
-            removed, incomplete = yield from self._pick(names, selection)
+            removed, incomplete = yield from self._pick(selection)
         if incomplete:
-            # What was written before the index was lost is only to be found by looking at all keys.
-            removed += yield from self.rebuild(selection)
-        return removed
+            # What was written before the index was lost is only to be found by looking at all keys. Those
+            # that somebody writes down meanwhile, to rebuild it, are pruned as those are that expire.
+            name_matches = glob_to_regex(f"{escape(self.base)}{selection.pattern}").match
+            removed += yield from unlink_matching(self._glob(selection), only=name_matches)
+        return removed, not incomplete
 
     def remove_tagged(self, tag: str) -> Talk:
         """Remove the entries of a tag that the index knows of; returns how many there were.
@@ -121,89 +149,73 @@ class Index:
             if not more:
                 return removed, incomplete
 
-    def _pick(self, names: Sequence[str], selection: Selection) -> Talk:
-        """Remove those in a stretch that the glob matches, which the server cannot tell."""
+    def _pick(self, selection: Selection) -> Talk:
+        """Remove those in a stretch that the glob matches."""
         removed, incomplete = 0, 0
-        for name in names:
-            keys, is_complete = yield from self._keys_in(name, selection)
-            incomplete += not is_complete
-            removed += yield from self.drop(keys)
+        for names in batches(self._names_for(selection), TOGETHER):
+            found, lost = yield from _keys_in(names, selection)
+            incomplete += lost
+            removed += yield from self._drop(found)
         return removed, incomplete
+
+    def _names_for(self, selection: Selection) -> Sequence[str]:
+        return self.names if selection.bucket is None else (self.names[selection.bucket],)
+
+    def _glob(self, selection: Selection) -> str:
+        """Return what the server finds all names of a selection with; perhaps others, too."""
+        return f"{escape(self.base)}{_widened(selection.pattern)}"
 
     # Looking
 
     def matching(self, selection: Selection) -> Talk:
-        """Return the keys of a pattern that the index knows of, of living and of dead entries."""
+        """Return the keys of a pattern, of dead entries too; of living ones only where an index is lost."""
         if selection.key is not None:
             return [selection.key]
-        names = self.names if selection.bucket is None else (self.names[selection.bucket],)
-        found: list[str] = []
-        for name in names:
-            keys, _ = yield from self._keys_in(name, selection)
-            found += keys
-        return found
+        keys: list[str] = []
+        for names in batches(self._names_for(selection), TOGETHER):
+            found, lost = yield from _keys_in(names, selection)
+            if lost:
+                return (yield from self._scanned(selection))
+            keys += [key for some in found.values() for key in some]
+        return keys
+
+    def _scanned(self, selection: Selection) -> Talk:
+        """Return the keys of a pattern among all that there are."""
+        matches = glob_to_regex(selection.pattern).match
+        start = len(self.base)
+        found: dict[str, None] = {}  # SCAN may name one twice
+        cursor = b"0"
+        while True:
+            cursor, page = yield scan(cursor, self._glob(selection), BATCH)
+            keys = [name.decode("utf-8", "surrogateescape")[start:] for name in page]
+            found.update(dict.fromkeys(filter(matches, keys)))
+            if cursor == b"0":
+                return list(found)
 
     def tagged(self, tag: str) -> Talk:
         """Return the keys of a tag that the index knows of."""
         found: list[str] = []
         for name in self.names:
-            first, last = _stretch("#", f"{tag}\0")
-            pages, _ = yield from _pages(name, first, last)
-            found += [_key_of(member) for page in pages for member in page]
+            members, _ = yield from _paged(name, *_stretch("#", f"{tag}\0"))
+            found += map(_key_of, members)
         return list(dict.fromkeys(found))
 
-    def _keys_in(self, name: str, selection: Selection) -> Talk:
-        matches = glob_to_regex(selection.pattern).match
-        pages, is_complete = yield from _pages(name, *_stretch("=", selection.start))
-        return [key for page in pages for key in map(_key_of, page) if matches(key)], is_complete
 
-    # When it was lost
-
-    def make_sure(self) -> Talk:
-        """Rebuild what was lost, if anything was: who only looks must not be told too little."""
-        if (yield from self._lost()):
-            yield from self.rebuild()
-
-    def rebuild(self, selection: Selection | None = None) -> Talk:
-        """Look at all keys of the database, index those of lost indexes, and remove those of ``selection``.
-
-        Returns how many were removed. Entries that are written meanwhile index themselves.
-        """
-        lost = yield from self._lost()
-        names = tuple(self.names[bucket] for bucket in sorted(lost))
-        ticket = os.urandom(8).hex()
-        if names:
-            yield from COMPLETE.talk(names, ticket, "begin", STAY)
-        matches = glob_to_regex(selection.pattern).match if selection is not None else None
-        removed, found, cursor = 0, 0, b"0"
-        while True:
-            cursor, page = yield scan(cursor, f"{escape(self.base)}*", BATCH)
-            keys = [name.decode("utf-8", "surrogateescape")[len(self.base) :] for name in page]
-            if matches is not None:
-                removed += yield from self.drop([key for key in keys if matches(key)])
-                keys = [key for key in keys if not matches(key)]
-            keys = [key for key in keys if bucket_of(key) in lost]
-            if keys:
-                found += len(keys)
-                yield from self._add(keys)
-            if cursor == b"0":
-                break
-        complete = (yield from COMPLETE.talk(names, ticket, "end", STAY)) if names else 0
-        if found or removed:  # else there was nothing that could have been lost: a new server
-            logger.info("redis_infra.index_rebuilt complete=%d of=%d", complete, len(names))
-        return removed
-
-    def _lost(self) -> Talk:
-        """Return the buckets whose index is not complete."""
-        marks = yield b"".join([pack("ZSCORE", name, "!") for name in self.names]), len(self.names)
-        return {bucket for bucket, mark in enumerate(marks) if mark is None}
-
-    def _add(self, keys: list[str]) -> Talk:
-        turns = []
-        for bucket, found in groupby(sorted(keys, key=bucket_of), key=bucket_of):
-            members = [argument for key in found for argument in (0, f"={key}")]
-            turns.append(pack("ZADD", self.names[bucket], *members))
-        yield b"".join(turns), len(turns)
+def run_many(script: Script, commands: Sequence[Command]) -> Talk:
+    """Run a script for each of many, a thousand in one write; returns their replies."""
+    found: list[Any] = []
+    for batch in batches(commands):
+        turn = b"".join([script.packed(*command) for command in batch])
+        try:
+            found += yield turn, len(batch)
+        except Exception as error:
+            if not is_unknown_script(error):
+                raise
+            # None of them was executed: the server had not met the script.
+            first, *rest = batch
+            turn = b"".join([script.whole(*first), *[script.packed(*command) for command in rest]])
+            found += yield turn, len(batch)
+    return found
 
 
 def _stretch(kind: str, start: str) -> tuple[bytes, bytes]:
@@ -212,18 +224,73 @@ def _stretch(kind: str, start: str) -> tuple[bytes, bytes]:
     return b"[" + text, b"(" + text + b"\xff"
 
 
-def _pages(name: str, first: bytes, last: bytes) -> Talk:
-    """Return the members of a stretch, in pages of a thousand, and whether the index was complete."""
-    pages: list[list[bytes]] = []
+def _keys_in(names: Sequence[str], selection: Selection) -> Talk:
+    """Return the keys of a pattern that each index knows of, and how many of the indexes are incomplete."""
+    matches = glob_to_regex(selection.pattern).match
+    first, last = _stretch("=", selection.start)
+    sizes = b"".join([pack("ZLEXCOUNT", name, first, last) + pack("ZCARD", name) for name in names])
+    counts = yield sizes, 2 * len(names)
+    wide = [
+        name
+        for name, stretch, all_ in zip(names, counts[::2], counts[1::2], strict=True)
+        if stretch > FEW and stretch * TRAVEL > all_
+    ]
+    found, lost = yield from _matched(wide, f"={_widened(selection.pattern)}")
+    for name in names:
+        if name not in found:
+            found[name], is_complete = yield from _paged(name, first, last)
+            lost += not is_complete
+    return {name: list(filter(matches, map(_key_of, members))) for name, members in found.items()}, lost
+
+
+def _paged(name: str, first: bytes, last: bytes) -> Talk:
+    """Return the members of a stretch, read a thousand at a time, and whether the index was complete."""
+    members: list[bytes] = []
     is_complete = True
     while True:
         # With each page: the index may be lost between any two.
         page, marked = yield from PAGE.talk((name,), first, last, BATCH)
         is_complete = is_complete and bool(marked)
-        pages.append(page)
+        members += page
         if len(page) < BATCH:
-            return pages, is_complete
+            return members, is_complete
         first = b"(" + page[-1]
+
+
+def _matched(names: Sequence[str], glob: str) -> Talk:
+    """Return the members that match, of each index, and how many of these were incomplete.
+
+    The server looks at all that an index has, and only what matches travels.
+    """
+    found: dict[str, dict[bytes, None]] = {name: {} for name in names}  # ZSCAN may name one twice
+    lost: set[str] = set()
+    cursors = dict.fromkeys(names, b"0")
+    while cursors:
+        turns = [
+            pack("ZSCAN", name, cursor, "MATCH", glob, "COUNT", BATCH) + pack("ZSCORE", name, "!")
+            for name, cursor in cursors.items()
+        ]
+        replies = yield b"".join(turns), 2 * len(turns)
+        for name, (cursor, page), mark in zip(list(cursors), replies[::2], replies[1::2], strict=True):
+            found[name].update(dict.fromkeys(page[::2]))
+            if mark is None:
+                lost.add(name)
+            cursors[name] = cursor
+            if cursor == b"0":
+                del cursors[name]
+    return {name: list(members) for name, members in found.items()}, len(lost)
+
+
+def _widened(pattern: str) -> str:
+    """Return a glob for the server that matches all that ours does, and may match more.
+
+    It counts bytes, and we characters: what takes one character of ours takes one byte of its, or several.
+    """
+    return _ONE_OF_SEVERAL.sub(lambda found: found[0] if found[0][0] == "\\" else "?*", pattern)
+
+
+_ONE_OF_SEVERAL: Final = re.compile(r"\\.|(?:\?|\[\^?(?:\\.|[^\]]-.|[^\]])*\]?)+", re.DOTALL)
+"""An escaped character, or wildcards for one each; a class ends where Redis ends it (``[a-]x]`` is one)."""
 
 
 def _key_of(member: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from django.core.cache import caches
 from django.core.cache.backends.base import default_key_func
@@ -21,13 +21,13 @@ from redis_infra.cache.fallback import FallbackStore
 from redis_infra.cache.lease import LEASE
 from redis_infra.cache.operations import Plan, get_many
 from redis_infra.conf import did_you_mean
-from redis_infra.connection.bulk import batches
-from redis_infra.connection.scripts import Script, Talk, is_unknown_script
+from redis_infra.connection.scripts import Script, Talk
 from redis_infra.connection.wire import pack
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import escape, glob_to_regex
 from redis_infra.querycache import entries
-from redis_infra.querycache.index import BUCKETS, STAY, Index, Selection, bucket_of
+from redis_infra.querycache.index import BUCKETS, STAY, Command, Index, Selection, bucket_of, run_many
+from redis_infra.querycache.rebuilding import Rebuilding
 from redis_infra.resilience.failover import Kind
 
 __all__ = ["Filling", "Place", "Space", "forget_spaces", "space_for"]
@@ -67,12 +67,11 @@ class Filling(NamedTuple):
     """Milliseconds."""
 
 
-Command: TypeAlias = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
-"""Keys and arguments of a script."""
-
-
 class Space:
-    """The query cache of one alias: plans for its engine, by key. Thread-safe; makes no I/O itself."""
+    """The query cache of one alias: plans for its engine, by key. Thread-safe.
+
+    Makes no I/O itself, but in a thread that builds lost indexes anew.
+    """
 
     def __init__(self, backend: RedisCache, stands_in_for: LocMemCache | None = None) -> None:
         self.backend = backend
@@ -81,6 +80,7 @@ class Space:
         self.settings = caches.settings
         self._plain_base = backend._name(_PREFIX) if backend.key_func is default_key_func else None
         self._indexes: dict[str, Index] = {}
+        self._rebuilding = Rebuilding(self.engine)
 
     def clear_with_it(self) -> None:
         """Begin anew if the locmem cache that this stands in for was cleared, as tests do before each."""
@@ -88,6 +88,10 @@ class Space:
         if locmem is not None and locmem.get(_SEEN) is None:
             self.backend.clear()
             locmem.set(_SEEN, True, None)
+
+    def retire(self, patience: float) -> None:
+        """Do nothing any more beside what is asked for; what is under way gets so many seconds to end."""
+        self._rebuilding.stop(patience)
 
     # Names
 
@@ -196,7 +200,7 @@ class Space:
         """Answer: for each what :meth:`acquire` answers. One round trip for up to a thousand."""
 
         def talk() -> Talk:
-            return (yield from _many(ACQUIRE, list(map(_acquiring, places, tokens, seen, repeat(stay)))))
+            return (yield from run_many(ACQUIRE, list(map(_acquiring, places, tokens, seen, repeat(stay)))))
 
         def local(store: FallbackStore) -> list[tuple[Any, ...]]:
             return [
@@ -210,7 +214,7 @@ class Space:
         """Answer: for each what :meth:`fill` answers. One round trip for up to a thousand."""
 
         def talk() -> Talk:
-            return (yield from _many(FILL, list(map(_filling, fillings))))
+            return (yield from run_many(FILL, list(map(_filling, fillings))))
 
         def local(store: FallbackStore) -> list[int]:
             return [_filled(store, *filling) for filling in fillings]
@@ -276,7 +280,9 @@ class Space:
 
         def talk() -> Talk:
             taken.update(self.engine.take_matching(glob))
-            removed = yield from index.remove(selection)
+            removed, is_complete = yield from index.remove(selection)
+            if not is_complete:
+                self._rebuilding.start(index)
             return max(removed, len(taken))
 
         def local(store: FallbackStore) -> int:
@@ -313,7 +319,7 @@ class Space:
         return Plan(Kind.CHANGE, (stamp,), self.backend, local, talk=talk)
 
     def find(self, patterns: Iterable[str], tags: Iterable[str]) -> Plan:
-        """Answer: names of the entries that these are for, and that the index knows of; dead ones too."""
+        """Answer: names of entries that these are for, of dead ones too; of tags what the index knows."""
         base = self.base()
         index = self._index(base)
         selections = [Selection.of(pattern) for pattern in patterns]
@@ -321,7 +327,6 @@ class Space:
 
         def talk() -> Talk:
             found: list[str] = []
-            yield from index.make_sure()
             for selection in selections:
                 found += yield from index.matching(selection)
             for tag in tags:
@@ -385,23 +390,6 @@ def _filled(store: FallbackStore, place: Place, token: bytes, raw: bytes, ttl: i
     return int(stands)
 
 
-def _many(script: Script, commands: Sequence[Command]) -> Talk:
-    """Run a script for each of many, a thousand in one write."""
-    found: list[Any] = []
-    for batch in batches(commands):
-        turn = b"".join([script.packed(*command) for command in batch])
-        try:
-            found += yield turn, len(batch)
-        except Exception as error:
-            if not is_unknown_script(error):
-                raise
-            # None of them was executed: the server had not met the script.
-            first, *rest = batch
-            turn = b"".join([script.whole(*first), *[script.packed(*command) for command in rest]])
-            found += yield turn, len(batch)
-    return found
-
-
 def _has_stamp(base: str, stamp: bytes, name: str, raw: bytes) -> bool:
     entry = entries.read_entry(raw) if name.startswith(base) else None
     return entry is not None and stamp in [
@@ -447,6 +435,9 @@ def _make_space(alias: str) -> Space | None:
             f"cache {alias!r} is a {kind}, which keeps no query cache; "
             f"its BACKEND has to be 'redis_infra.cache.RedisCache'"
         )
+    former = _spaces.get(alias)
+    if former is not None:
+        former.retire(0)
     space = _spaces[alias] = Space(backend, locmem)
     space.clear_with_it()
     return space
@@ -470,4 +461,7 @@ def _forgiving(backend: RedisCache) -> RedisCache:
 
 def forget_spaces() -> None:
     """Make all anew: settings have changed (tests)."""
+    for space in _spaces.values():
+        if space is not None:
+            space.retire(5)
     _spaces.clear()

@@ -4,6 +4,7 @@
 -- Returns {how many were removed, whether there is more, how many indexes are incomplete}.
 local base, first, last, left = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local removed, more, incomplete = 0, 0, 0
+local sub, find, tagged = string.sub, string.find, string.sub(first, 2, 2) == '#'
 for _, index in ipairs(KEYS) do
   if not redis.call('ZSCORE', index, '!') then
     incomplete = incomplete + 1
@@ -22,8 +23,7 @@ for _, index in ipairs(KEYS) do
   if #members > 0 then
     local names = {}
     for at, member in ipairs(members) do
-      local mark = string.sub(member, 1, 1) == '#' and string.find(member, '\0', 1, true) or 1
-      names[at] = base .. string.sub(member, mark + 1)
+      names[at] = base .. sub(member, tagged and find(member, '\0', 1, true) + 1 or 2)
     end
     removed = removed + redis.call('UNLINK', unpack(names))
     -- One walk instead of a search for each: they lie side by side.

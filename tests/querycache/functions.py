@@ -11,7 +11,6 @@ import fcntl
 import mmap
 import os
 import random
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._file = path.open("r+b")
         self._memory = mmap.mmap(self._file.fileno(), _SLOTS * 8)
+        # Numbers as they are: struct writes zeros first, and another process may read those.
+        self._numbers = memoryview(self._memory).cast("q")
         self._lock = threading.Lock()
 
     @staticmethod
@@ -43,7 +44,7 @@ class Database:
         return Database(path)
 
     def _get(self, slot: int) -> int:
-        return int(struct.unpack_from("<q", self._memory, slot * 8)[0])
+        return self._numbers[slot]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -55,7 +56,7 @@ class Database:
                 fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _put(self, slot: int, number: int) -> None:
-        struct.pack_into("<q", self._memory, slot * 8, number)
+        self._numbers[slot] = number
 
     def version(self, row: int) -> int:
         return self._get(row)
@@ -100,6 +101,7 @@ class Database:
         return self._get(_STEPS)
 
     def close(self) -> None:
+        self._numbers.release()
         self._memory.close()
         self._file.close()
 

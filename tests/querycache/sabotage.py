@@ -31,7 +31,14 @@ def sweep_that_finds_nothing() -> None:
     replace_source(SWEEP, "if #members > 0 then", "if false then")
 
 
+def rebuild_of_nothing() -> None:
+    from redis_infra.querycache.rebuilding import ADD
+
+    replace_source(ADD, "redis.call('ZADD', KEYS[at], unpack(members))", "")
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     "fills without a lease": fill_without_a_lease,
     "a sweep that finds nothing": sweep_that_finds_nothing,
+    "a rebuilt index of nothing": rebuild_of_nothing,
 }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from redis_infra.querycache.index import BUCKETS
 from tests.faults.outages import KINDS, Outage
 from tests.faults.site import MARGIN, SiteProcess, wait_until
 from tests.querycache.functions import Database
 from tests.querycache.sabotage import SABOTAGES
+
+if TYPE_CHECKING:
+    from redis_infra.testing import RedisServer
 
 Start = Callable[..., SiteProcess]
 
@@ -59,17 +64,54 @@ def test_for_ten_thousand_steps(
     assert verdicts(play(redis_infra_url, seed, 10_000)) == []
 
 
+def wait_for_steps(database: Database, count: int, last: int = 2**62) -> None:
+    """Return when so many more steps have been done, or the last one has."""
+    enough = min(database.steps + count, last)
+    wait_until(lambda: database.steps > enough, 30)
+
+
+def lose_indexes(server: RedisServer, database: Database, steps: int) -> None:
+    """Have indexes of the query cache lost again and again, until so many steps are done."""
+    chance = random.Random(steps)
+    while database.steps < steps:
+        number = chance.choice([1, 3, BUCKETS])
+        lost = chance.sample(range(BUCKETS), number)
+        server.command("UNLINK", *[f"site:1:qci:{{{bucket}}}" for bucket in lost])
+        # Now and then not before they were rebuilt.
+        wait_for_steps(database, chance.choice([5, 50, 200]), steps - 1)
+
+
+@pytest.mark.parametrize(
+    ("seed", "steps"),
+    [(4, 3000), pytest.param(300, 20_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
+)
+def test_nothing_invalidated_is_seen_where_indexes_are_lost(
+    seed: int,
+    steps: int,
+    play: Callable[..., list[SiteProcess]],
+    redis_server: RedisServer,
+    redis_infra_url: str,
+    database: Database,
+) -> None:
+    processes = play(redis_infra_url, seed, steps)
+    lose_indexes(redis_server, database, steps)
+    assert verdicts(processes) == []
+
+
 @pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_the_model_notices(
-    sabotage: str, play: Callable[..., list[SiteProcess]], redis_infra_url: str
+    sabotage: str,
+    play: Callable[..., list[SiteProcess]],
+    redis_server: RedisServer,
+    redis_infra_url: str,
+    database: Database,
 ) -> None:
-    found = verdicts(play(redis_infra_url, 1, 20_000, sabotage=sabotage))
+    steps = 20_000
+    processes = play(redis_infra_url, 1, steps, sabotage=sabotage)
+    if "rebuilt" in sabotage:
+        lose_indexes(redis_server, database, steps)
+    found = verdicts(processes)
     assert any("invalidated by" in text for text in found)
-
-
-def wait_for_steps(database: Database, count: int) -> None:
-    enough = database.steps + count
-    wait_until(lambda: database.steps > enough, 30)
 
 
 def go_through(outage: Outage, kinds: list[str], processes: list[SiteProcess], database: Database) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +17,21 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from redis_infra.keys import escape, glob_to_regex
-from redis_infra.querycache import cached, invalidate
+from redis_infra.querycache import ainvalidate, cached, index, invalidate, rebuilding
 from redis_infra.querycache.entries import NOBODY, new_token, now_ms, pack_entry
-from redis_infra.querycache.index import BUCKETS, Selection, bucket_of
+from redis_infra.querycache.index import BUCKETS, FEW, Selection, bucket_of, bucket_of_bytes
 from redis_infra.querycache.space import Filling, Space, space_for
+from redis_infra.testing import outage
 from tests.faults.site import wait_until
+from tests.forking import in_child
 
 if TYPE_CHECKING:
     from redis_infra.testing import RedisServer
 
 BASE = "site:1:qc:"
 DAY = 24 * 3600 * 1000
+PATIENCE = 60
+"""Seconds after which what happens beside the work is taken for never."""
 
 
 class Keeper:
@@ -81,6 +90,21 @@ class Keeper:
     def indexes(self) -> list[str]:
         return [f"site:1:qci:{{{bucket}}}" for bucket in range(BUCKETS)]
 
+    lease = "site:1:qci:rebuilding"
+
+    def lose(self, *keys: str) -> None:
+        """Lose the indexes of these keys, all of them if none is named."""
+        names = [self.indexes[bucket_of(key)] for key in keys] or self.indexes
+        self.server.command("UNLINK", *names)
+
+    def kept_from_rebuilding(self) -> Keeper:
+        """Let another process be the one that rebuilds, for as long as the test likes."""
+        self.server.command("SET", self.lease, "another's")
+        return self
+
+    def converse(self, talk: Generator[Any, Any, Any]) -> Any:
+        return self.space.engine.connections.converse(talk)  # type: ignore[attr-defined]
+
     def members(self) -> int:
         return sum(self.server.command("ZCARD", name) for name in self.indexes)
 
@@ -121,7 +145,7 @@ def keeper(redis_server: RedisServer, redis_infra_url: str, use: Callable[[str],
 def trusted(keeper: Keeper) -> Keeper:
     """A query cache whose index is complete: somebody has looked at all keys that there are."""
     invalidate("nothing:*")
-    assert keeper.are_complete()
+    wait_until(keeper.are_complete, PATIENCE)
     return keeper
 
 
@@ -163,15 +187,23 @@ def test_a_pattern_removes_what_its_glob_matches(pattern: str, trusted: Keeper) 
     assert trusted.stored() == set(KEYS) - wanted
 
 
+@pytest.mark.parametrize("way", ["matched here", "matched by the server", "looked for by SCAN"])
 @hypothesis_settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    keys=st.sets(st.text(alphabet="ab:%~", min_size=1, max_size=6), min_size=1, max_size=12),
-    pattern=st.text(alphabet="ab:*?[]^\\%", min_size=1, max_size=6).filter(lambda text: text.strip("*")),
+    keys=st.sets(st.text(alphabet="ab:%~\u017c", min_size=1, max_size=6), min_size=1, max_size=12),
+    pattern=st.text(alphabet="ab:*?[]^-\\%\u017c", min_size=1, max_size=6).filter(
+        lambda text: text.strip("*")
+    ),
 )
-def test_any_pattern_and_any_keys(keys: set[str], pattern: str, trusted: Keeper) -> None:
+def test_any_pattern_and_any_keys(
+    way: str, keys: set[str], pattern: str, trusted: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "FEW", 0 if way == "matched by the server" else FEW)
     trusted.store(keys)
+    if way == "looked for by SCAN":
+        trusted.kept_from_rebuilding().lose()
     wanted = {key for key in keys if glob_to_regex(pattern).match(key)}
     try:
         assert invalidate(pattern) == len(wanted)
@@ -179,6 +211,34 @@ def test_any_pattern_and_any_keys(keys: set[str], pattern: str, trusted: Keeper)
     finally:
         invalidate("?*")
     assert trusted.stored() == set()
+
+
+@given(
+    st.text(alphabet="ab:*?[]^-\\\u017c", min_size=1, max_size=8), st.text(alphabet="ab:-]\u017c", max_size=8)
+)
+def test_the_server_is_asked_for_all_that_may_match(pattern: str, key: str) -> None:
+    """It takes a byte where we take a character."""
+    if glob_to_regex(pattern).match(key):
+        assert glob_to_regex(index._widened(pattern).encode()).match(key.encode())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "asked"),
+    [
+        ("user:*:profile", "user:*:profile"),
+        ("user:?:x", "user:?*:x"),
+        ("??:[ab][^c]", "?*:?*"),
+        ("a\\?[", "a\\??*"),
+        ("[a-]x]:1", "?*:1"),
+    ],
+)
+def test_of_what_has_no_bytes_of_its_own_the_server_is_asked_for_any(pattern: str, asked: str) -> None:
+    assert index._widened(pattern) == asked
+
+
+@given(st.text(max_size=8))
+def test_a_key_is_in_one_bucket_as_text_and_as_bytes(key: str) -> None:
+    assert bucket_of_bytes(key.encode()) == bucket_of(key)
 
 
 @given(st.text(alphabet="ab:*?[]^\\", min_size=1, max_size=8), st.text(alphabet="ab:", max_size=8))
@@ -239,6 +299,26 @@ def test_a_pattern_with_a_wildcard_in_front_says_so(
     assert "redis_infra.pattern_without_start pattern=*:m:1" in caplog.messages
 
 
+@pytest.mark.parametrize("pattern", ["user:*:profile:1", "*:profile:1", "user:?*:profile:[1]"])
+def test_of_many_only_what_matches_travels(pattern: str, trusted: Keeper) -> None:
+    """The server looks at each bucket as a whole, and nothing is read but what is to go."""
+    keys = [f"user:{number}:{kind}:1" for number in range(5000) for kind in ("profile", "settings")]
+    trusted.store(keys)
+    calls = trusted.calls(lambda: invalidate(pattern))
+    assert calls["zscan"] >= BUCKETS
+    assert "zrangebylex" not in calls
+    assert trusted.stored() == {key for key in keys if ":settings:" in key}
+
+
+def test_few_of_many_are_read(trusted: Keeper) -> None:
+    """A stretch is not worth looking at all of its bucket."""
+    trusted.store(f"chat:1:{kind}:{number}" for number in range(2000) for kind in ("a", "b"))
+    trusted.store(f"chat:1:c:{number}" for number in range(500))
+    calls = trusted.calls(lambda: invalidate("chat:1:c:*0"))
+    assert "zscan" not in calls
+    assert len(trusted.stored()) == 4450
+
+
 def test_many_are_removed_in_steps_of_a_thousand(trusted: Keeper) -> None:
     """No script of ours is the slow call."""
     trusted.store(f"chat:1:m:{number}" for number in range(5500))
@@ -259,7 +339,7 @@ def test_a_lost_index_is_made_up_for_and_rebuilt(pattern: str, trusted: Keeper) 
     trusted.store(["chat:1:new"])  # which makes an index of one entry
     assert invalidate(pattern) == len(wanted) + bool(glob_to_regex(pattern).match("chat:1:new"))
     assert trusted.stored() - {"chat:1:new"} == keys - wanted
-    assert trusted.are_complete()
+    wait_until(trusted.are_complete, PATIENCE)
     calls = trusted.calls(lambda: invalidate("chat:2:*"))
     assert "scan" not in calls
     assert not [key for key in trusted.stored() if key.startswith("chat:2:")]
@@ -289,11 +369,209 @@ def between(talk: Generator[Any, Any, Any], turn: int, act: Callable[[], Any]) -
 def test_an_index_that_is_lost_in_the_middle_loses_nothing(pattern: str, turn: int, trusted: Keeper) -> None:
     """An eviction may come between any two turns."""
     trusted.store(f"chat:1:{number}:1" for number in range(3500))
-    index = trusted.space.place("chat:1:1:1").entries
-    lost = trusted.indexes[bucket_of("chat:1:1")]
-    talk = between(index.remove(Selection.of(pattern)), turn, lambda: trusted.server.command("UNLINK", lost))
-    trusted.space.engine.connections.converse(talk)  # type: ignore[attr-defined]
+    entries = trusted.space.place("chat:1:1:1").entries
+    talk = entries.remove(Selection.of(pattern))
+    trusted.converse(between(talk, turn, lambda: trusted.lose("chat:1:1")))
     assert trusted.stored() == set()
+
+
+def test_whoever_forgets_looks_for_that_and_rebuilds_nothing(trusted: Keeper) -> None:
+    """It is somebody else's work, here another process' altogether."""
+    trusted.store(f"chat:{chat}:m:{number}" for chat in range(10) for number in range(500))
+    trusted.kept_from_rebuilding().lose()
+    for chat in range(3):
+        calls = trusted.calls(lambda chat=chat: invalidate(f"chat:{chat}:*"))  # type: ignore[misc]
+        assert calls["scan"] <= 10
+        assert "zadd" not in calls
+    assert len(trusted.stored()) == 3500
+    assert trusted.members() == 0
+    trusted.server.command("DEL", trusted.lease)
+    assert invalidate("chat:3:*") == 500
+    wait_until(trusted.are_complete, PATIENCE)
+    assert trusted.server.command("EXISTS", trusted.lease) == 0
+
+
+def test_an_async_caller_waits_for_no_index_either(trusted: Keeper) -> None:
+    trusted.store(f"chat:{chat}:m:{number}" for chat in range(10) for number in range(100))
+    trusted.lose()
+    assert asyncio.run(ainvalidate("chat:1:*", "chat:*:m:7")) == 109
+    wait_until(trusted.are_complete, PATIENCE)
+    assert trusted.calls(lambda: asyncio.run(ainvalidate("chat:2:*"))).get("scan") is None
+    assert len(trusted.stored()) == 792
+
+
+def test_what_is_counted_before_it_is_cleared_is_counted_without_an_index(trusted: Keeper) -> None:
+    trusted.store(KEYS)
+    trusted.kept_from_rebuilding().lose()
+    names = trusted.space.engine.run(trusted.space.find(["chat:1:*", "c?at:2:m:1", "user:1"], []))
+    wanted = [key for key in KEYS if key.startswith("chat:1:")] + ["chat:2:m:1", "user:1"]
+    assert sorted(names) == sorted(f"{BASE}{key}" for key in wanted)
+
+
+def rebuild(keeper: Keeper, act: Callable[[int], Any]) -> int:
+    """Rebuild, and do something before each step; return how many indexes are complete."""
+    entries = keeper.space.place("x").entries
+    buckets = keeper.converse(rebuilding._begin(entries, "ticket"))
+    cursor, step = b"0", 0
+    while True:
+        act(step)
+        cursor, _ = keeper.converse(rebuilding._add(entries, "ticket", buckets, cursor))
+        step += 1
+        if cursor == b"0":
+            complete: int = keeper.converse(rebuilding._end(entries, "ticket", buckets))
+            return complete
+
+
+def test_what_is_written_while_it_is_rebuilt_is_in_it(trusted: Keeper) -> None:
+    trusted.store(f"chat:{number % 40}:m:{number}" for number in range(2000))
+    trusted.lose()
+
+    def act(step: int) -> None:
+        trusted.store(f"chat:{number % 40}:new:{step}:{number}" for number in range(100))
+        gone = sorted(trusted.stored())[::20]
+        trusted.server.command("UNLINK", *[f"{BASE}{key}" for key in gone])
+
+    assert rebuild(trusted, act) == BUCKETS
+    assert len(trusted.stored()) > 1500
+    for chat in range(40):
+        assert "scan" not in trusted.calls(lambda chat=chat: invalidate(f"chat:{chat}:*"))  # type: ignore[misc]
+    assert trusted.stored() == set()
+
+
+@pytest.mark.parametrize("step", [0, 3, 8])
+def test_one_that_is_lost_while_it_is_rebuilt_is_not_trusted(step: int, trusted: Keeper) -> None:
+    keys = [f"chat:{number % 40}:m:{number}" for number in range(2000)]
+    trusted.store(keys)
+    trusted.lose()
+    lost = trusted.indexes[bucket_of("chat:7:m")]
+    assert rebuild(trusted, lambda at: at == step and trusted.lose("chat:7:m")) == BUCKETS - 1
+    assert trusted.server.command("ZSCORE", lost, "!") is None
+    assert trusted.server.command("PTTL", lost) != -1
+    assert invalidate("chat:7:*") == 50
+
+
+def test_half_an_index_is_not_trusted_and_does_no_harm(trusted: Keeper) -> None:
+    """Of a process that was killed in the middle of it."""
+    trusted.store(f"chat:{number % 40}:m:{number}" for number in range(2000))
+    trusted.lose()
+    entries = trusted.space.place("x").entries
+    buckets = trusted.converse(rebuilding._begin(entries, "killed"))
+    trusted.converse(rebuilding._add(entries, "killed", buckets, b"0"))
+    assert 0 < trusted.members() < 2000
+    assert invalidate("chat:7:*", "chat:*:m:8") == 51
+    wait_until(lambda: not trusted.server.command("EXISTS", trusted.lease), PATIENCE)
+    assert invalidate("chat:9:*") == 50
+    wait_until(trusted.are_complete, PATIENCE)
+    assert not [name for name in trusted.indexes if trusted.server.command("ZLEXCOUNT", name, "[?", "(@")]
+
+
+def test_who_was_taken_over_from_ends(trusted: Keeper) -> None:
+    trusted.store(["chat:1:m:1"])
+    trusted.lose()
+    entries = trusted.space.place("x").entries
+    buckets = trusted.converse(rebuilding._begin(entries, "first"))
+    trusted.server.command("DEL", trusted.lease)
+    assert trusted.converse(rebuilding._begin(entries, "second")) == buckets
+    assert trusted.converse(rebuilding._begin(entries, "third")) == frozenset()
+    assert trusted.converse(rebuilding._add(entries, "first", buckets, b"0")) is None
+    assert trusted.converse(rebuilding._end(entries, "first", buckets)) == 0
+    trusted.converse(rebuilding._add(entries, "second", buckets, b"0"))
+    assert trusted.converse(rebuilding._end(entries, "second", buckets)) == BUCKETS
+
+
+def rebuilders() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "-index" in thread.name]
+
+
+def test_the_thread_is_there_only_for_as_long_as_it_takes(trusted: Keeper) -> None:
+    trusted.store(f"chat:{number % 40}:m:{number}" for number in range(2000))
+    trusted.lose()
+    seen = set()
+    for chat in range(20):
+        invalidate(f"chat:{chat}:*", f"x:{chat}:*")
+        seen.add(len(rebuilders()))
+    assert max(seen) == 1
+    wait_until(trusted.are_complete, PATIENCE)
+    wait_until(lambda: not rebuilders(), PATIENCE)
+
+
+def test_a_forked_child_rebuilds_what_it_needs(trusted: Keeper) -> None:
+    trusted.store(f"chat:{number % 40}:m:{number}" for number in range(2000))
+    trusted.lose()
+    invalidate("chat:1:*")  # the parent is at it, or was
+
+    def child() -> tuple[list[str], int, bool]:
+        before = rebuilders()
+        trusted.lose()
+        trusted.server.command("DEL", trusted.lease)
+        removed = invalidate("chat:2:*")
+        wait_until(lambda: bool(invalidate("x:1:*") or trusted.are_complete()), PATIENCE)
+        return before, removed, trusted.are_complete()
+
+    assert in_child(child) == ([], 50, True)
+
+
+AT_ONCE = """
+import django
+from django.conf import settings
+settings.configure(SECRET_KEY="x", CACHES={{"default": {{
+    "BACKEND": "redis_infra.cache.RedisCache", "LOCATION": {url!r}, "KEY_PREFIX": "site",
+    "OPTIONS": {{"STATE_DIR": {state!r}, "COMMAND_TIMEOUT": "10s"}}}}}})
+django.setup()
+from redis_infra.querycache import invalidate
+print(invalidate("chat:1:*"))
+"""
+
+
+def test_a_process_that_ends_at_once_leaves_nothing_that_harms(
+    trusted: Keeper, redis_infra_url: str, tmp_path: Any
+) -> None:
+    """As ``manage.py cache_clear --pattern`` does: it neither waits for the index nor falls over it."""
+    trusted.store(f"chat:{number % 100}:m:{number}" for number in range(20_000))
+    trusted.lose()
+    script = AT_ONCE.format(url=redis_infra_url, state=str(tmp_path / "state"))
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", script],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+        env={name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
+    assert not trusted.are_complete()
+    assert invalidate("chat:2:*", "chat:*:m:3") == 201
+    wait_until(lambda: not trusted.server.command("EXISTS", trusted.lease), PATIENCE)
+    invalidate("chat:4:*")
+    wait_until(trusted.are_complete, PATIENCE)
+
+
+def test_what_goes_wrong_beside_is_said_once_and_tried_again(
+    trusted: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:
+        return [each.levelname for each in caplog.records if "index_not_rebuilt" in each.message]
+
+    trusted.store(f"chat:{chat}:m:1" for chat in range(10))
+    trusted.lose()
+    trusted.server.command("SADD", trusted.lease, "of another type")
+    with caplog.at_level("DEBUG", logger="redis_infra.querycache"):
+        assert invalidate("chat:1:*") == 1
+        wait_until(lambda: said() == ["WARNING"], PATIENCE)
+        assert invalidate("chat:2:*") == 1
+        wait_until(lambda: said() == ["WARNING", "DEBUG"], PATIENCE)
+    trusted.server.command("DEL", trusted.lease)
+    assert invalidate("chat:3:*") == 1
+    wait_until(trusted.are_complete, PATIENCE)
+
+
+def test_an_outage_ends_it_quietly(trusted: Keeper, caplog: pytest.LogCaptureFixture) -> None:
+    trusted.store(f"chat:{chat}:m:1" for chat in range(10))
+    trusted.lose()
+    with caplog.at_level("INFO", logger="redis_infra.querycache"):
+        with outage():
+            trusted.space._rebuilding.start(trusted.space.place("x").entries)
+            wait_until(lambda: not rebuilders(), PATIENCE)
+        assert "redis_infra.index_not_rebuilt" not in caplog.messages
+        assert invalidate("chat:3:*") == 1
+        wait_until(trusted.are_complete, PATIENCE)
 
 
 def test_a_tag_whose_members_were_lost_is_worth_nothing(trusted: Keeper) -> None:
