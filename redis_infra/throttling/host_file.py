@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from redis_infra.resilience.forks import close_before_forks
 from redis_infra.throttling.host import FILE, Host, identity_of
 from redis_infra.throttling.host_rows import SCHEMA
 
@@ -46,6 +47,8 @@ class HostFile:
         self._host = host
         self._in_memory = in_memory
         self._reset()
+        if not in_memory:
+            close_before_forks(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -53,9 +56,17 @@ class HostFile:
         self._opened = ""
         self._identity: tuple[int, int] | None = None
 
+    def before_fork(self, deadline: float) -> list[threading.Lock]:
+        """Close the file, and let nobody open it before the fork is over."""
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return []
+        self._drop()
+        return [self._lock]
+
     def after_fork(self) -> None:
         """In a forked child: a connection of its own; closing the parent's would take its locks away."""
-        _inherited.append(self._database)
+        if self._database is not None:
+            _inherited.append(self._database)
         self._reset()
 
     def close(self) -> None:

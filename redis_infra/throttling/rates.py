@@ -84,7 +84,11 @@ class Rate:
         Raises:
             SettingsError: it is anything else; the text names it.
         """
-        return text if text is None or isinstance(text, Rate) else _parse(text)
+        if text is None or isinstance(text, Rate):
+            return text
+        if not isinstance(text, str):  # before the cache, which a dictionary is no key of
+            raise SettingsError(f"{text!r} is not a rate; {_FORMS}")
+        return _parse(text)
 
     @property
     def window_ms(self) -> int:
@@ -129,9 +133,7 @@ def _seconds(window: Any) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _parse(text: Any) -> Rate:
-    if not isinstance(text, str):
-        raise SettingsError(f"{text!r} is not a rate; {_FORMS}")
+def _parse(text: str) -> Rate:
     rates = [_parse_one(part, text) for part in re.split(r"[;,]", text)]
     try:
         return Rate(rates[0].limit, rates[0].window, fixed=rates[0].fixed, also=tuple(rates[1:]))

@@ -697,6 +697,31 @@ def test_processes_leave_a_file_that_was_removed(server: RedisServer, said: dict
     assert not one.hit("5/15min", "bob")
 
 
+def test_a_child_that_is_forked_while_others_decide_has_its_turns(
+    server: RedisServer, limiter: RateLimiter
+) -> None:
+    """SQLite's notes of who has a turn are in memory, and a fork copies them."""
+    server.kill()
+    limiter.hit("1000/15min", "bob")
+    done = threading.Event()
+
+    def decide() -> None:
+        while not done.is_set():
+            limiter.hit("1000/15min", "eve")
+
+    threads = [threading.Thread(target=decide) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        children = [in_child(lambda: sum(hits(limiter, "1000/15min", "bob", 5))) for _ in range(12)]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert children == [5] * 12
+    assert limiter.hit("1000/15min", "bob").remaining == 1000 - 1 - 12 * 5 - 1
+
+
 def test_a_removed_directory_ends_no_request(
     server: RedisServer, said: dict[str, Any], limiter: RateLimiter
 ) -> None:

@@ -71,7 +71,7 @@ def test_none_is_no_limit() -> None:
             "1/999999999 days",
         ),
         *("20/min moving", "٣/min", "20\u2044min"),
-        *(20, 20.0, b"20/min", ("20/min",), True),
+        *(20, 20.0, b"20/min", ("20/min",), True, {}, ["20/min"]),
     ],
 )
 def test_anything_else_is_refused_and_named(text: Any) -> None:
