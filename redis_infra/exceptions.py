@@ -6,10 +6,16 @@
     ├── SettingsError (ValueError)               configured wrongly; says which setting and what it may be
     │   └── MissingExtra                         needs a package that is not installed; says the pip line
     └── StoreError
-        ├── StoreUnavailable                     transient: nobody answered in time; try again later
+        ├── StoreUnavailable                     not executed: nobody could be asked; try again later
         │   └── connection.RedisUnavailable      ... and a redis.exceptions.ConnectionError
-        └── StoreRejected                        permanent: the server answered no (WRONGTYPE, OOM)
-            └── CounterOverflow (OverflowError)  a counter would leave the signed 64-bit range
+        ├── StoreIndeterminate                   perhaps executed: it was sent, and no answer came
+        ├── StoreQuotaExceeded                   not executed: the provider's quota or rate limit is used up
+        └── StoreRejected                        permanent: the store answered no, and will again
+            ├── StoreAuthError                   ... to this user, password or token
+            ├── StoreReadOnly                    ... to writes: a replica, or a read-only token
+            ├── StoreTypeError                   ... since what is there is of another type
+            │   └── CounterOverflow (OverflowError)  a counter would leave the signed 64-bit range
+            └── TransactionDiscarded             ... to a transaction as a whole: nothing of it was executed
 
 Errors carry facts as attributes and can be pickled. Keys are an attribute and never part of the text or
 the repr: an error's text ends in logs, and a key may hold what should not (a session id).
@@ -24,9 +30,15 @@ __all__ = [
     "MissingExtra",
     "RedisInfraError",
     "SettingsError",
+    "StoreAuthError",
     "StoreError",
+    "StoreIndeterminate",
+    "StoreQuotaExceeded",
+    "StoreReadOnly",
     "StoreRejected",
+    "StoreTypeError",
     "StoreUnavailable",
+    "TransactionDiscarded",
 ]
 
 
@@ -72,7 +84,11 @@ class StoreError(RedisInfraError):
 
 
 class StoreUnavailable(StoreError):
-    """Nobody answered in time. Whether the command was executed may be unknown; later it may succeed.
+    """Nobody could be asked, or nobody answered in time; later it may succeed.
+
+    From a ``KVStore`` it says that the command was certainly not executed, or only reads, so that it may be
+    repeated; what may have been executed is a :class:`StoreIndeterminate`. Of the cache's locks and raw
+    clients, which have no word for that, it may have been.
 
     ``waited`` is how long the caller was kept, in seconds; 0.0 where it was refused at once.
     """
@@ -87,18 +103,65 @@ class StoreUnavailable(StoreError):
         return _sentence(self.command or "The operation", f"was not answered{waited}", self.reason)
 
 
-class StoreRejected(StoreError):
-    """The server answered no (wrong type, no permission, out of memory); asking again changes nothing."""
+class StoreIndeterminate(StoreError):
+    """It was sent and no answer came: it may have been executed, once.
 
-    def __init__(self, command: str, key: str, reason: str) -> None:
-        super().__init__(command, key, reason)
+    Repeat what does no harm twice; ``incr`` takes an ``op_id`` for that. Of a pipeline, any number of its
+    commands, from the first on, may have been executed.
+    """
 
     def __str__(self) -> str:
-        return _sentence(self.command, "was rejected", self.reason)
+        return _sentence(self.command or "The operation", "was sent and not answered", self.reason)
 
 
-class CounterOverflow(StoreRejected, OverflowError):
+class StoreQuotaExceeded(StoreError):
+    """The provider's quota or rate limit is used up; nothing was executed.
+
+    ``retry_after`` is the seconds to wait as the provider says; None where it does not.
+    """
+
+    def __init__(
+        self, command: str = "", key: str = "", reason: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(command, key, reason)
+        self.args = (command, key, reason, retry_after)
+        self.retry_after = retry_after
+
+
+class StoreRejected(StoreError):
+    """The store answered no (wrong type, no permission, too large); asking again changes nothing.
+
+    ``index`` is the command's place in its pipeline or transaction; None where it was alone.
+    """
+
+    def __init__(self, command: str, key: str, reason: str, index: int | None = None) -> None:
+        super().__init__(command, key, reason)
+        self.args = (command, key, reason, index)
+        self.index = index
+
+    def __str__(self) -> str:
+        place = "" if self.index is None else f" (command {self.index} of its pipeline)"
+        return _sentence(f"{self.command}{place}", "was rejected", self.reason)
+
+
+class StoreAuthError(StoreRejected):
+    """User, password or token are wrong or missing, or do not permit this command."""
+
+
+class StoreReadOnly(StoreRejected):
+    """The store takes no writes from here: it is a replica, or the token may only read."""
+
+
+class StoreTypeError(StoreRejected):
+    """What lies under the key is of another type: a list, or a text that is no integer."""
+
+
+class CounterOverflow(StoreTypeError, OverflowError):
     """An increment or decrement would leave the signed 64-bit range; the counter keeps its value."""
+
+
+class TransactionDiscarded(StoreRejected):
+    """The store refused a transaction as a whole; nothing of it was executed."""
 
 
 def _sentence(subject: str, verb: str, reason: str) -> str:

@@ -83,6 +83,10 @@ def _forget_caches() -> None:
         from redis_infra.throttling.limiter import forget_limiters
 
         forget_limiters()
+    if "redis_infra.kv.factory" in sys.modules:
+        from redis_infra.kv.factory import forget_stores
+
+        forget_stores()
     if "redis_infra.connection.lifecycle" in sys.modules:
         from redis_infra.connection.lifecycle import reset_for_tests
 

@@ -15,6 +15,7 @@ from redis_infra.conf.schema import (
     BreakerPolicy,
     FallbackLimits,
     JournalLimits,
+    KVSettings,
     Report,
     RetryPolicy,
     Settings,
@@ -27,23 +28,28 @@ from redis_infra.conf.schema import (
 )
 from redis_infra.conf.site import num_proxies, number_of_proxies, site_key, username_field
 from redis_infra.conf.sources import Source, environment_sources, find_source, is_ours, servers_in
+from redis_infra.conf.stores import STORE_VARIABLES, StoreSource, find_store, store_candidates
 
 __all__ = [
     "SCHEMES",
+    "STORE_VARIABLES",
     "AliasSettings",
     "BreakerPolicy",
     "FallbackLimits",
     "JournalLimits",
+    "KVSettings",
     "Peer",
     "Report",
     "RetryPolicy",
     "Settings",
     "Source",
     "StatsSettings",
+    "StoreSource",
     "ThrottleSettings",
     "did_you_mean",
     "environment_sources",
     "find_source",
+    "find_store",
     "get_settings",
     "ipv6_prefix",
     "is_ours",
@@ -53,6 +59,7 @@ __all__ = [
     "redact_url",
     "servers_in",
     "site_key",
+    "store_candidates",
     "username_field",
     "written_settings",
 ]

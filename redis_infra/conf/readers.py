@@ -30,6 +30,9 @@ __all__ = [
     "on_outage",
     "optional_alias",
     "optional_format",
+    "optional_path",
+    "optional_store_url",
+    "optional_token",
     "optional_url",
     "peers",
     "policies",
@@ -37,10 +40,13 @@ __all__ = [
     "rates",
     "redact_url",
     "response",
+    "rest_url",
     "room",
     "routes",
     "signed",
     "size",
+    "store_fallback",
+    "store_provider",
     "switch",
     "throttle_on_outage",
     "timeout",
@@ -61,6 +67,9 @@ DEFAULT_RATES: Final[Mapping[str, str | None]] = MappingProxyType(
 
 Peer: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
 """Who may be on the other end of a connection: a network, or whoever may open the Unix socket."""
+
+STORE_PROVIDERS: Final = ("redis", "upstash", "memory", "file")
+"""What can keep a key-value store; or the dotted path of a site's own."""
 
 _DAY: Final = 86400.0
 _ON_OUTAGE: Final = ("local", "miss", "raise")
@@ -175,6 +184,66 @@ def url(value: Any, name: str) -> str:
 
 def optional_url(value: Any, name: str) -> str | None:
     return None if value is None or value == "" else url(value, name)
+
+
+def rest_url(value: Any, name: str) -> str:
+    """Read where a REST API is: the token goes there with every request, so not in the clear."""
+    text = value.strip().rstrip("/") if isinstance(value, str) else ""
+    host = re.fullmatch(r"(?i)https?://(?:[^@/]*@)?(\[[^\]]+\]|[^:/?#@]+)(:[0-9]{1,5})?(/[^?#]*)?", text)
+    if host is None:
+        shown = redact_url(text) if text else f"a {type(value).__name__}"
+        raise SettingsError(f"{name}: {shown!r} is not the URL of a REST API; write https://host")
+    if text[:6].lower() != "https:" and not _is_loopback(host[1].strip("[]")):
+        raise SettingsError(
+            f"{name}: {redact_url(text)!r} would send the token in the clear; write https:// "
+            "(http:// is for a server on this machine)"
+        )
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def optional_store_url(value: Any, name: str) -> str | None:
+    """Read where a key-value store is: a URL, or the http:// of a REST API on this machine."""
+    if isinstance(value, str) and value.strip().lower().startswith(("http://", "https://")):
+        return rest_url(value, name)
+    return optional_url(value, name)
+
+
+def store_provider(value: Any, name: str) -> str | None:
+    """Read what keeps a key-value store: a provider's name, a dotted path, or None."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and (value in STORE_PROVIDERS or _DOTTED.fullmatch(value)):
+        return value
+    remedy = f"{did_you_mean(value, STORE_PROVIDERS)} (or the dotted path of a KVStore)"
+    raise SettingsError(f"{name}: {value!r} is not a provider{remedy}")
+
+
+def store_fallback(value: Any, name: str) -> str | None:
+    return None if value is None or value == "" else _choice(value, name, ("memory",))
+
+
+def optional_path(value: Any, name: str) -> str | None:
+    """Read an absolute path, or None."""
+    if value is None or value == "":
+        return None
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if isinstance(path, str) and os.path.isabs(path):
+        return path
+    raise SettingsError(f"{name}: {value!r} is not an absolute path; write one such as '/var/lib/site/kv.db'")
+
+
+def optional_token(value: Any, name: str) -> str | None:
+    """Read a token. Spaces and line ends around it come from copying, and would make it another one."""
+    if value is None or isinstance(value, str):
+        return (value or "").strip() or None
+    raise SettingsError(f"{name}: a {type(value).__name__} is not a token; write it as text")
 
 
 def optional_alias(value: Any, name: str) -> str | None:

@@ -24,6 +24,7 @@ __all__ = [
     "CapabilitySettings",
     "FallbackLimits",
     "JournalLimits",
+    "KVSettings",
     "Report",
     "RetryPolicy",
     "Settings",
@@ -186,6 +187,19 @@ class StatsSettings(CapabilitySettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KVSettings(CapabilitySettings):
+    """``REDIS_INFRA["KV"]``: what keeps the key-value store, and how long a REST API may take. Seconds."""
+
+    url: str | None = field(default=None, repr=False, metadata={"read": readers.optional_store_url})
+    provider: str | None = _setting(None, readers.store_provider)
+    fallback: str | None = _setting(None, readers.store_fallback)
+    file: str | None = _setting(None, readers.optional_path)
+    token: str | None = field(default=None, repr=False, metadata={"read": readers.optional_token})
+    connect_timeout: float = _setting(2.0, readers.timeout)
+    command_timeout: float = _setting(1.0, readers.timeout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(SharedSettings):
     """``REDIS_INFRA``, checked."""
 
@@ -199,6 +213,7 @@ class Settings(SharedSettings):
     )
     throttle: ThrottleSettings = field(default=ThrottleSettings(), metadata={"read": ThrottleSettings})
     stats: StatsSettings = field(default=StatsSettings(), metadata={"read": StatsSettings})
+    kv: KVSettings = field(default=KVSettings(), metadata={"read": KVSettings})
 
     @classmethod
     def load(

@@ -21,13 +21,23 @@ from redis_infra.conf import readers
 from redis_infra.conf.schema import Settings, get_settings
 from redis_infra.exceptions import SettingsError
 
-__all__ = ["Source", "environment_sources", "find_source", "is_ours", "servers_in"]
+__all__ = [
+    "REST_PAIRS",
+    "Source",
+    "environment_sources",
+    "find_source",
+    "is_ours",
+    "provider_in",
+    "servers_in",
+    "switch_in",
+]
 
 _PROVIDERS: Final = ("redis", "upstash", "memory", "file", "local", "auto")
-_REST: Final = (
+REST_PAIRS: Final = (
     ("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
     ("KV_REST_API_URL", "KV_REST_API_TOKEN"),
 )
+"""Variables that say where a REST API is, and its token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +58,13 @@ def find_source(
 ) -> Source:
     """Return where Redis is for a cache alias with this LOCATION; the first rule that has an answer wins.
 
-    ``REDIS_ENABLED=false``, for memory; the LOCATION; ``REDIS_PROVIDER``, ``REDIS_URL``, ``REDIS_HOST``;
-    ``REDIS_INFRA["URL"]``; the LOCATION of the default alias where that alias is ours; memory.
+    ``REDIS_ENABLED=false``, for memory; the LOCATION; ``REDIS_PROVIDER=memory``; ``REDIS_URL``,
+    ``REDIS_HOST``; ``REDIS_INFRA["URL"]``; the LOCATION of the default alias where that is ours; memory.
 
     Raises:
         SettingsError: what decides cannot be read; the text names the variable or setting.
     """
-    if not _switch(environ, "REDIS_ENABLED", default=True):
+    if not switch_in(environ, "REDIS_ENABLED", default=True):
         return Source(url="memory://", rule="REDIS_ENABLED", reason="REDIS_ENABLED=false in the environment")
     servers = servers_in(location)
     if servers:
@@ -107,26 +117,18 @@ def _is_ours(backend: str) -> bool:
 
 
 def _of_provider(environ: Mapping[str, str]) -> Source | None:
-    provider = _provider(environ)
-    if provider in ("memory", "file"):
-        reason = f"REDIS_PROVIDER={provider} in the environment"
-        return Source(url=f"{provider}://", rule="REDIS_PROVIDER", reason=reason)
-    return _of_rest(environ) if provider == "upstash" else None
+    # "upstash" and "file" keep records (conf.stores); neither can be a cache, which goes on down the rules.
+    if provider_in(environ) != "memory":
+        return None
+    return Source(url="memory://", rule="REDIS_PROVIDER", reason="REDIS_PROVIDER=memory in the environment")
 
 
-def _of_rest(environ: Mapping[str, str]) -> Source:
-    for names in _REST:
-        url, token = (environ.get(name, "").strip() for name in names)
-        if url and token:
-            address = readers.url(url, names[0]).partition("://")[2]
-            reason = f"REDIS_PROVIDER=upstash and {names[0]} in the environment"
-            url = f"https://:{quote(token, safe='')}@{address}"
-            return Source(url=url, rule="REDIS_PROVIDER", reason=reason)
-    pairs = " or ".join(" and ".join(names) for names in _REST)
-    raise SettingsError(f"REDIS_PROVIDER: 'upstash' needs {pairs} in the environment; set them")
+def provider_in(environ: Mapping[str, str]) -> str:
+    """Return what ``REDIS_PROVIDER`` says; ``auto`` where it says nothing.
 
-
-def _provider(environ: Mapping[str, str]) -> str:
+    Raises:
+        SettingsError: it is none of the providers.
+    """
     provider = environ.get("REDIS_PROVIDER", "").strip().lower() or "auto"
     if provider not in _PROVIDERS:
         remedy = readers.did_you_mean(provider, _PROVIDERS)
@@ -145,7 +147,7 @@ def _of_host(environ: Mapping[str, str]) -> Source:
     port, note = environ.get("REDIS_PORT", "").strip(), ""
     if port.startswith("tcp://"):  # Kubernetes injects that beside a Service named redis
         port, note = "", " (REDIS_PORT=tcp://... is not a port and was ignored)"
-    scheme = "rediss" if _switch(environ, "REDIS_TLS", default=False) else "redis"
+    scheme = "rediss" if switch_in(environ, "REDIS_TLS", default=False) else "redis"
     address = f"{_access(environ)}{_host(environ)}:{_number('REDIS_PORT', port, 6379)}"
     database = _number("REDIS_DB", environ.get("REDIS_DB", "").strip(), 0)
     url = f"{scheme}://{address}/{database}"
@@ -180,7 +182,12 @@ def _number(name: str, text: str, default: int) -> int:
     return int(text or default)
 
 
-def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+def switch_in(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """Return what a variable says that is yes or no.
+
+    Raises:
+        SettingsError: it is neither.
+    """
     text = environ.get(name, "").strip().lower()
     if text in ("1", "true", "yes", "on", "t", "y"):
         return True
@@ -204,6 +211,9 @@ def _of_site(settings: Settings) -> Source | None:
 
 def _nowhere(environ: Mapping[str, str]) -> Source:
     looked = "neither LOCATION nor REDIS_URL, REDIS_HOST or REDIS_INFRA['URL'] says where Redis is"
-    if _provider(environ) == "redis":
+    provider = provider_in(environ)
+    if provider == "redis":
         raise SettingsError(f"REDIS_PROVIDER: 'redis' needs a server, but {looked}; set REDIS_URL")
+    if provider in ("upstash", "file"):
+        looked = f"REDIS_PROVIDER={provider} keeps records and serves no cache, and {looked}"
     return Source(url="memory://", rule="nothing", reason=looked)

@@ -5,9 +5,11 @@
 ``RedisServer``        a real server of your own: start, kill, freeze, restart
 ``ExternalServer``     the same for one that runs already, as far as it goes
 ``TcpProxy``           a proxy that delays, drops, resets, cuts, refuses and counts
+``UpstashServer``      Upstash's REST API before a server of your own, and its faults
 ``FakeClock``          time that moves when the test says so
 ``.plugin``            pytest fixtures: ``redis_server``, ``redis_down``, ``redis_frozen`` ...
 ``.contract``          Django's cache contract as test classes
+``.kv_contract``       the contract of a ``KVStore``, for a provider of your own
 =====================  =====================================================================
 
 Nothing of the app imports this package. The pytest plugin imports it in every
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from redis_infra.testing.clock import FakeClock
     from redis_infra.testing.proxy import TcpProxy
     from redis_infra.testing.server import ExternalServer, RedisServer, ServerError
+    from redis_infra.testing.upstash import UpstashServer
 
-__all__ = ["ExternalServer", "FakeClock", "RedisServer", "ServerError", "TcpProxy", "outage"]
+__all__ = ["ExternalServer", "FakeClock", "RedisServer", "ServerError", "TcpProxy", "UpstashServer", "outage"]
 
 _HOMES = {
     "ExternalServer": "server",
@@ -36,6 +39,7 @@ _HOMES = {
     "RedisServer": "server",
     "ServerError": "server",
     "TcpProxy": "proxy",
+    "UpstashServer": "upstash",
 }
 
 

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, u
 from redis_infra.connection.embedded import RedisServer, ServerError
 from redis_infra.connection.plainsocket import PlainConnection
 
-__all__ = ["ExternalServer", "RedisServer", "ServerError", "server_for_tests"]
+__all__ = ["ExternalServer", "RedisServer", "ServerError", "plain_connection", "server_for_tests"]
 
 TEST_URL: Final = "REDIS_INFRA_TEST_URL"
 WORKER: Final = "PYTEST_XDIST_WORKER"
@@ -63,12 +63,7 @@ class ExternalServer:
             ServerError: the server answered with an error.
             OSError: it is down; TimeoutError: it did not answer in time.
         """
-        parts = urlsplit(self.url)
-        with _connection(parts, timeout) as connection:
-            if parts.password:
-                user = [unquote(parts.username)] if parts.username else []
-                connection.call("AUTH", *user, unquote(parts.password))
-            connection.call("SELECT", _database(parts))
+        with plain_connection(self.url, timeout=timeout) as connection:
             return connection.call(*args)
 
     def config_set(self, name: str, value: str | float) -> None:
@@ -81,6 +76,26 @@ class ExternalServer:
 
     def __repr__(self) -> str:
         return f"<ExternalServer {urlsplit(self.url).hostname or 'on a Unix socket'}>"
+
+
+def plain_connection(url: str, *, timeout: float = 5.0) -> PlainConnection:
+    """Return a connection in the database of a ``redis://``, ``rediss://`` or ``unix://`` URL.
+
+    Raises:
+        ServerError: the server answered with an error.
+        OSError: it is down; TimeoutError: it did not answer in time.
+    """
+    parts = urlsplit(url)
+    connection = _connection(parts, timeout)
+    try:
+        if parts.password:
+            user = [unquote(parts.username)] if parts.username else []
+            connection.call("AUTH", *user, unquote(parts.password))
+        connection.call("SELECT", _database(parts))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _connection(parts: SplitResult, timeout: float) -> PlainConnection:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from redis_infra.cache import RedisCache
 
-pytest.register_assert_rewrite("redis_infra.testing.contract")
+pytest.register_assert_rewrite("redis_infra.testing.contract", "redis_infra.testing.kv_contract")
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:

@@ -19,11 +19,12 @@ from benchmarks.__main__ import build_parser
 from redis_infra import exceptions
 from redis_infra.cache import RedisCache, signals
 from redis_infra.checks import CHECKS, TAG
-from redis_infra.conf import Settings
+from redis_infra.conf import STORE_VARIABLES, Settings
 from redis_infra.conf.django_redis import ACCEPTED
 from redis_infra.conf.readers import SCHEMES
 from redis_infra.conf.schema import known_settings
 from redis_infra.instrumentation import Transition
+from redis_infra.kv import Command, KVStore, Pipeline, StoreHealth
 from redis_infra.observability import doctor, health
 from tests.docs.pages import DOCS, PAGES, ROOT, Page, page
 from tests.example.conftest import run_python
@@ -33,7 +34,7 @@ PACKAGES = [
     *("redis_infra.cache", "redis_infra.cache.signals", "redis_infra.exceptions", "redis_infra.testing"),
     *("redis_infra.throttling", "redis_infra.throttling.decorators", "redis_infra.throttling.drf"),
     *("redis_infra.throttling.middleware", "redis_infra.throttling.signals", "redis_infra.throttling.auth"),
-    *("redis_infra.querycache", "redis_infra.keys"),
+    *("redis_infra.querycache", "redis_infra.keys", "redis_infra.kv"),
 ]
 
 
@@ -174,6 +175,19 @@ def test_public_name_is_documented(package: str, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in dir(RedisCache) if not name.startswith("_")])
 def test_method_of_the_cache_is_documented(name: str) -> None:
     assert name in names(page("reference/cache.md"))
+
+
+@pytest.mark.parametrize("kind", [KVStore, Pipeline, StoreHealth, Command], ids=lambda kind: kind.__name__)
+def test_member_of_the_store_is_documented(kind: type) -> None:
+    said = names(page("reference/kv.md"))
+    members = {name for name in dir(kind) if not name.startswith("_")}
+    # A twin is documented with its method.
+    assert {name for name in members - said if name[:1] != "a" or name[1:] not in members} == set()
+
+
+def test_variable_that_decides_about_the_store_is_documented() -> None:
+    rows = page("reference/kv.md").text.partition("## Which store it is")[2].partition("\n## ")[0]
+    assert all(f"`{name}`" in rows or f"`{name}=" in rows for name in STORE_VARIABLES)
 
 
 def test_what_status_says_is_documented(make_cache: Any, redis_server: Any) -> None:

@@ -1,8 +1,7 @@
-"""The example as a Django project: its commands, its content, what it ships for deployment."""
+"""The example as a Django project: its commands and its content."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -76,18 +75,3 @@ def test_content_is_the_same_every_time(tmp_path: Path) -> None:
     ]
     assert said[0] == said[1]
     assert said[0].split()[:4] == ["200", "20", "5000", "300"]
-
-
-def test_environment_example_names_everything_the_settings_read() -> None:
-    read = set(re.findall(r"\"(RELAY_\w+)\"", (EXAMPLE / "settings.py").read_text()))
-    named = set(re.findall(r"^#? ?(RELAY_\w+)=", (EXAMPLE / "deploy/.env.example").read_text(), re.MULTILINE))
-    assert named == read
-
-
-def test_server_takes_the_redis_conf() -> None:
-    from redis_infra.testing import RedisServer
-
-    lines = (EXAMPLE / "deploy/redis.conf").read_text().splitlines()
-    config = dict(line.split(None, 1) for line in lines if line and not line.startswith("#"))
-    with RedisServer(config=config) as server:
-        assert server.command("CONFIG", "GET", "maxmemory-policy")[1] == b"allkeys-lfu"

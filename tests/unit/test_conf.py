@@ -244,7 +244,7 @@ def source(location="", environ=None, url=None):
         ("redis://own", EVERYTHING, "redis://site", "redis://own", "LOCATION"),
         ("redis://own", {"REDIS_PROVIDER": "memory"}, None, "redis://own", "LOCATION"),
         ("", {**EVERYTHING, "REDIS_PROVIDER": "memory"}, "redis://site", "memory://", "REDIS_PROVIDER"),
-        ("", {"REDIS_PROVIDER": "file"}, "redis://site", "file://", "REDIS_PROVIDER"),
+        ("", {"REDIS_PROVIDER": "file"}, "redis://site", "redis://site", "REDIS_INFRA"),
         ("", EVERYTHING, "redis://site", "redis://url", "REDIS_URL"),
         ("", {"REDIS_HOST": "host"}, "redis://site", "redis://host:6379/0", "REDIS_HOST"),
         ("", {}, "redis://site", "redis://site", "REDIS_INFRA"),
@@ -326,8 +326,6 @@ def test_an_injected_port_is_mentioned_where_it_was_ignored():
     [
         ({"REDIS_PROVIDER": "redys"}, "did you mean 'redis'"),
         ({"REDIS_PROVIDER": "redis"}, "needs a server"),
-        ({"REDIS_PROVIDER": "upstash"}, "UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN"),
-        ({"REDIS_PROVIDER": "upstash", "UPSTASH_REDIS_REST_URL": "https://x"}, "UPSTASH_REDIS_REST_TOKEN"),
         ({"REDIS_ENABLED": "maybe"}, "REDIS_ENABLED: 'maybe' is neither"),
         ({"REDIS_HOST": "h", "REDIS_TLS": "tls"}, "REDIS_TLS: 'tls' is neither"),
         ({"REDIS_HOST": "h", "REDIS_PORT": "http"}, "REDIS_PORT: 'http' is not a number"),
@@ -341,16 +339,15 @@ def test_a_variable_that_cannot_be_read_is_named(environ, words):
     assert words in refused(source, "", environ)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"), ("KV_REST_API_URL", "KV_REST_API_TOKEN")],
-)
-def test_upstash_becomes_a_rest_url_with_its_token(names):
-    environ = dict(zip(names, ("https://eu1.upstash.io", "to/ken"), strict=True))
-    found = source("", {**environ, "REDIS_PROVIDER": "upstash"})
-    assert found.url == "https://:to%2Fken@eu1.upstash.io"
-    assert "to" + "/ken" not in repr(found)
-    assert names[0] in found.reason
+@pytest.mark.parametrize("provider", ["upstash", "file"])
+def test_a_provider_of_records_serves_no_cache_and_harms_none(provider):
+    """Or else a site whose records are with Upstash could not say so for fear of its caches."""
+    environ = {"REDIS_PROVIDER": provider, "UPSTASH_REDIS_REST_URL": "https://x"}
+    assert source("", {**environ, "REDIS_URL": "redis://cache"}).url == "redis://cache"
+    assert source("", environ, "redis://cache").url == "redis://cache"
+    alone = source("", environ)
+    assert alone.url == "memory://"
+    assert f"REDIS_PROVIDER={provider} keeps records and serves no cache" in alone.reason
 
 
 @pytest.mark.parametrize(
