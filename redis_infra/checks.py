@@ -20,12 +20,15 @@ from django.utils.module_loading import import_string
 from redis_infra.conf import (
     AliasSettings,
     Settings,
+    StoreSource,
     did_you_mean,
     environment_sources,
+    find_store,
     is_ours,
     num_proxies,
     number_of_proxies,
     servers_in,
+    store_candidates,
     written_settings,
 )
 from redis_infra.conf.django_redis import without_effect
@@ -61,6 +64,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "W012": "Use the class of the same name from redis_infra.throttling.drf.",
     "W013": "Write a rate such as '20/min', '5/15min' or '100/day'; a month is '30 days'.",
     "W014": "Lower TIMEOUT of THROTTLE; it takes '100ms'.",
+    "W015": "Unset the ones that are not meant, or say which: REDIS_INFRA = {'KV': {'PROVIDER': 'redis'}}.",
 }
 """The hint of each check by its number; what it says itself is made where it is found."""
 
@@ -87,6 +91,7 @@ def check_settings(app_configs: object = None, **_: Any) -> list[checks.CheckMes
         _check_alias(alias, found)
     _check_throttle(site, found)
     _check_stats(site, found)
+    _check_kv(site, found)
     _check_rest_framework_rates(found)
     _check_rest_framework_classes(found)
     _check_number_of_proxies(found)
@@ -279,6 +284,39 @@ def _check_stats(site: Settings, found: _Found) -> None:
     """Whether the Redis that ``STATS`` names can be one."""
     if site.stats.url or site.stats.alias:
         _options(AliasSettings.for_capability("STATS", site, report=found.report), found)
+
+
+def _check_kv(site: Settings, found: _Found) -> None:
+    """Whether there is a key-value store where the site says, and one only."""
+    from redis_infra.kv.factory import check_store_source
+
+    found.where = "REDIS_INFRA['KV']"
+    try:
+        source = find_store(settings=site)
+        check_store_source(source, site)
+    except MissingExtra as error:
+        found.add("E005", str(error))
+    except SettingsError as error:
+        if str(error) not in [each.msg for each in found.messages]:  # of the default alias, say
+            found.report("url", error)
+    else:
+        _check_other_stores(site, source, found)
+    found.where = None
+
+
+def _check_other_stores(site: Settings, source: StoreSource, found: _Found) -> None:
+    """Report that the environment names two providers, where nobody said which one is meant."""
+    if source.rule in ("PROVIDER", "URL", "ALIAS", "REDIS_PROVIDER", "REDIS_ENABLED"):
+        return
+    try:
+        others = [each for each in store_candidates(os.environ, site) if each.provider != source.provider]
+    except SettingsError as error:
+        found.report("url", error)
+        return
+    if others:
+        names = ", ".join(f"{each.rule} ({each.provider})" for each in others)
+        text = f"{source.rule} ({source.provider}) and {names} each name a key-value store"
+        found.add("W015", f"{text}; {source.rule} wins")
 
 
 def _check_throttle(site: Settings, found: _Found) -> None:

@@ -26,6 +26,7 @@ from redis_infra.cache.engine import Engine, RedisEngine
 from redis_infra.connection.wire import pack
 from redis_infra.durations import format_duration
 from redis_infra.exceptions import RedisInfraError
+from redis_infra.observability.stores import StoreReport, check_store
 
 __all__ = ["AliasHealth", "Finding", "HealthReport", "Status", "Worker", "check_health", "our_aliases"]
 
@@ -86,11 +87,12 @@ class AliasHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReport:
-    """All aliases that were asked for."""
+    """All aliases that were asked for; and the key-value store, unless only some were."""
 
     status: Status
     time: float
     aliases: tuple[AliasHealth, ...]
+    kv: StoreReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: stable names, seconds and counts as numbers."""
@@ -99,6 +101,7 @@ class HealthReport:
             "status": self.status,
             "time": self.time,
             "aliases": {each.alias: asdict(each) for each in self.aliases},
+            "kv": asdict(self.kv) if self.kv is not None else None,
         }
 
 
@@ -116,13 +119,15 @@ def _is_ours(alias: str) -> bool:
 
 
 def check_health(aliases: Iterable[str] | None = None, *, deep: bool = False) -> HealthReport:
-    """Look at each alias now: one PING each, and with ``deep`` some dozens of commands.
+    """Look at each alias, and at the key-value store: one PING each, and with ``deep`` dozens of commands.
 
     Waits for COMMAND_TIMEOUT per alias at most (``deep``: per command). Writes
     one short-lived key of its own with ``deep``, nothing otherwise.
     """
+    store = check_store() if aliases is None else None
     reports = tuple(_check(alias, deep=deep) for alias in (aliases if aliases is not None else our_aliases()))
-    return HealthReport(status=worst(each.status for each in reports), time=time.time(), aliases=reports)
+    status = worst(each.status for each in (*reports, *((store,) if store else ())))
+    return HealthReport(status=status, time=time.time(), aliases=reports, kv=store)
 
 
 def worst(statuses: Iterable[Status]) -> Status:

@@ -104,7 +104,7 @@ def test_caches_of_others_are_not_looked_at(settings):
         ("E004", "Redis Sentinel is not supported yet", {}, {"location": "redis+sentinel://h/main"}),
         ("E004", "Redis Cluster is not supported yet", {}, {"location": "redis+cluster://h"}),
         ("E004", "a REST API is not supported yet", {}, {"location": "https://x.upstash.io"}),
-        ("E004", "a file is not supported yet", {}, {"location": "", "environ": {"REDIS_PROVIDER": "file"}}),
+        ("E004", "a file is not supported yet", {}, {"location": "file:///srv/cache"}),
         ("E004", "Redis Sentinel", {"SENTINELS": [("h", 26379)]}, {"location": "redis://main/0"}),
         ("E001", "did you mean 'RATES'", {}, throttle(RATE={})),
         ("E001", "['THROTTLE']['timeout'] is not a setting", {}, throttle(timeout=1)),
@@ -550,3 +550,48 @@ def test_the_documentation_knows_no_check_that_is_not_there():
 def test_a_hint_ends_with_the_place_in_the_documentation(site):
     hint = site({"POOL_WAIT": -1})["E002"].hint
     assert hint.endswith("(docs: reference/checks.md#redis_infra-e002)")
+
+
+# --- the key-value store
+
+
+@pytest.fixture(autouse=True)
+def _no_store_in_the_environment(monkeypatch):
+    for name in ("KV_URL", "KV_REST_API_URL", "KV_REST_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+UPSTASH = {"UPSTASH_REDIS_REST_URL": "https://x.upstash.io", "UPSTASH_REDIS_REST_TOKEN": PASSWORD}
+
+
+def test_two_stores_in_the_environment_are_told_with_the_one_that_wins(site):
+    text = site(environ={"REDIS_URL": REDIS, **UPSTASH})["W015"].msg
+    assert text == (
+        "REDIS_URL (redis) and UPSTASH_REDIS_REST_URL (upstash) each name a key-value store; REDIS_URL wins"
+    )
+
+
+@pytest.mark.parametrize("kv", [{"PROVIDER": "redis"}, {"PROVIDER": "upstash"}, {"URL": REDIS}], ids=str)
+def test_two_stores_are_no_mistake_where_the_site_says_which_is_meant(site, kv):
+    assert site(environ={"REDIS_URL": REDIS, **UPSTASH}, REDIS_INFRA={"KV": kv}) == {}
+
+
+@pytest.mark.parametrize(
+    ("kv", "environ", "words"),
+    [
+        ({"PROVIDER": "upstash"}, {}, "UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN"),
+        ({"PROVIDER": "no.such.Store"}, {}, "'no.such.Store' cannot be imported"),
+        ({"PROVIDER": "redis_infra.kv.Command"}, {}, "is no KVStore"),
+        ({}, {"REDIS_URL": REDIS, "KV_REST_API_URL": "https://x"}, "set KV_REST_API_TOKEN"),
+        ({"URL": "redis://host:port"}, {}, "cannot be read"),
+    ],
+    ids=str,
+)
+def test_a_store_that_cannot_be_is_an_error(site, kv, environ, words):
+    found = site(environ=environ, REDIS_INFRA={"KV": kv})
+    assert list(found) == ["E003"]
+    assert words in found["E003"].msg
+    assert PASSWORD not in found["E003"].msg
+    assert not kv.get("URL") or "REDIS_INFRA['KV']['URL']" in found["E003"].msg

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis_infra.durations import format_duration, parse_duration
 from redis_infra.exceptions import SettingsError
 from redis_infra.observability.health import AliasHealth, Finding, HealthReport, Worker, check_health
+from redis_infra.observability.stores import StoreReport
 
 POLL = 0.25
 """Seconds between two looks with ``--wait``."""
@@ -93,9 +94,11 @@ class Command(BaseCommand):
     def _print(self, report: HealthReport) -> None:
         if not report.aliases:
             self.stdout.write("No cache in CACHES uses redis_infra.cache.RedisCache.")
-        width = max((len(each.alias) for each in report.aliases), default=0)
+        width = max((len(each.alias) for each in report.aliases), default=2)
         for each in report.aliases:
             self._print_alias(each, width)
+        if report.kv is not None:
+            self._print_store(report.kv, width)
         self.stdout.write(f"overall: {self._coloured(report.status)}")
 
     def _print_alias(self, health: AliasHealth, width: int) -> None:
@@ -103,6 +106,17 @@ class Command(BaseCommand):
         self.stdout.write(f"{health.alias:<{width}}  {mark}  " + "   ".join(_summary(health)))
         for line in _details(health):
             self.stdout.write(f"{'':<{width}}        {line}")
+
+    def _print_store(self, store: StoreReport, width: int) -> None:
+        words = [store.state, store.provider, store.where]
+        if store.ping_ms is not None:
+            words.append(f"ping {store.ping_ms:.2f} ms")
+        line = "   ".join(word for word in dict.fromkeys(words) if word)
+        self.stdout.write(f"{'kv':<{width}}  {self._coloured(store.status)}  {line}")
+        said = {"why": store.cause, "found by": store.reason, "what to do": store.remedy}
+        for name, text in said.items():
+            if text:
+                self.stdout.write(f"{'':<{width}}        {name}: {text}")
 
     def _coloured(self, status: str) -> str:
         style = {"pass": self.style.SUCCESS, "warn": self.style.WARNING, "fail": self.style.ERROR}[status]
