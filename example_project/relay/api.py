@@ -1,11 +1,11 @@
 """Relay's API: the same things as the pages, read through the same cache.
 
-Anybody may read; writing needs a session, as on the site.
+Anybody may read; writing needs a session, as on the site, or an API key (``api_keys``).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.http import HttpRequest, JsonResponse
@@ -14,15 +14,19 @@ from django.views.decorators.http import require_safe
 from rest_framework import status
 from rest_framework.exceptions import NotFound
 from rest_framework.parsers import MultiPartParser
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from example_project.relay import reads
+from example_project.relay import reads, records
+from example_project.relay.api_keys import RecordsAway
 from example_project.relay.forms import SearchForm
 from example_project.relay.models import Document, Room
+from example_project.relay.records import ApiKey
 from example_project.relay.rows import RoomCard
 from example_project.relay.serializers import NewDocument, NewMessage, Upload
+from redis_infra.exceptions import RedisInfraError
 from redis_infra.throttling.drf import PolicyThrottle, UploadRateThrottle
 
 
@@ -120,6 +124,28 @@ class OnePerson(APIView):
             raise NotFound from error
         profile: dict[str, Any] = {**reads.profile(person["id"])}
         return Response({**person, **profile})
+
+
+class Me(APIView):
+    """Who asks."""
+
+    permission_classes = [IsAuthenticated]
+
+    def get(self, request: Request) -> Response:
+        """Return who it is and, where an API key says so, how that stands."""
+        try:
+            chosen = records.settings_of(cast(int, request.user.pk))
+        except RedisInfraError as error:
+            raise RecordsAway from error
+        username = request.user.get_username()
+        said = {"id": request.user.pk, "username": username, "name": chosen.name or username}
+        return Response({**said, "key": _told(request.auth)})
+
+
+def _told(key: object) -> dict[str, Any] | None:
+    if not isinstance(key, ApiKey):
+        return None
+    return {"name": key.name, "uses": key.uses, "seconds_left": round(key.left, 3)}
 
 
 @require_safe

@@ -13,5 +13,6 @@ urlpatterns = [
     path("documents/<int:pk>/", api.OneDocument.as_view(), name="api-document"),
     path("uploads/", api.Uploads.as_view(), name="api-uploads"),
     path("people/<str:username>/", api.OnePerson.as_view(), name="api-person"),
+    path("me/", api.Me.as_view(), name="api-me"),
     path("stats/", api.statistics, name="api-stats"),
 ]

@@ -7,7 +7,7 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from example_project.relay import hammer, playground, querypage, signing_in, views
+from example_project.relay import hammer, playground, querypage, settingspage, signing_in, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -30,4 +30,8 @@ urlpatterns = [
     path("limits/", hammer.page, name="limits"),
     path("limits/state.json", hammer.state, name="limits-state"),
     path("limits/reset/", hammer.reset, name="limits-reset"),
+    path("settings/", settingspage.page, name="settings"),
+    path("settings/state.json", settingspage.state, name="settings-state"),
+    path("settings/keep/", settingspage.keep, name="settings-keep"),
+    path("settings/keys/", settingspage.keys, name="settings-keys"),
 ]

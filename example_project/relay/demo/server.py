@@ -27,6 +27,7 @@ class SiteServer:
         # A page that polls once a second, or hammers, would fill the terminal; what goes wrong is still said.
         for name in ("django.server", "django.request"):  # the latter says each 429
             logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).addFilter(_is_worth_saying)
         self._httpd = ThreadedWSGIServer((HOST, port), WSGIRequestHandler)
         self._httpd.set_app(StaticFilesHandler(WSGIHandler()))
         self._thread = threading.Thread(
@@ -53,3 +54,8 @@ class SiteServer:
         self._httpd.shutdown()
         self._thread.join()
         self._httpd.server_close()
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Whether it is no 503: that is what a page answers for a store that is away, which said so itself."""
+    return getattr(record, "status_code", None) != 503

@@ -20,6 +20,9 @@ from django.db import connections
 from example_project.relay import live, reads
 from example_project.relay.demo import Backing
 from example_project.relay.seed import DEMO_USER, seed
+from redis_infra.conf import find_store
+from redis_infra.exceptions import SettingsError, StoreError
+from redis_infra.kv import get_store
 from redis_infra.observability import flushing
 from redis_infra.throttling.limiter import default_limiter, forget_limiters
 
@@ -27,21 +30,30 @@ Say = Callable[[str], None]
 
 
 def use_redis(backing: Backing, prefix: str, state_dir: str) -> None:
-    """Point the cache and the limits at ``backing``, under ``prefix``. Call it before the first read.
+    """Point cache, limits and store at ``backing``, under ``prefix``. Call it before the first read.
 
-    ``state_dir`` is for what the processes of a host keep while Redis is away.
+    The store stays with the file or the REST API that the environment names, if it names one. ``state_dir``
+    is for what the processes of a host keep while Redis is away.
     """
     settings.CACHES["default"]["KEY_PREFIX"] = prefix
     said: dict[str, Any] = {**settings.REDIS_INFRA, "KEY_PREFIX": prefix, "STATE_DIR": state_dir}
     if backing.url:
         settings.CACHES["default"]["LOCATION"] = backing.url
         # Their own URL, or the environment would decide, which may name a server that does not answer.
-        for capability in ("THROTTLE", "STATS"):
+        for capability in ("THROTTLE", "STATS", *(("KV",) if _follows_cache() else ())):
             said[capability] = {**said.get(capability, {}), "URL": backing.url}
     settings.REDIS_INFRA = said
     forget_limiters()
     with suppress(AttributeError):  # this thread has not asked for it yet
         del caches["default"]
+
+
+def _follows_cache() -> bool:
+    """Whether the store is where the cache is, as far as the environment says."""
+    try:
+        return find_store().provider in ("redis", "memory")
+    except SettingsError:  # for the checks to say
+        return False
 
 
 def quick_passwords() -> None:
@@ -107,11 +119,20 @@ def own_keys(*, temporary: bool, shared: bool) -> Iterator[str]:
         # Nothing is counted from here on: what is sent as the process ends would find no Redis, or leave
         # something on one that is shared.
         flushing.end()
+        if temporary and (shared or not _follows_cache()):
+            _forget_records()
         if temporary and shared:
             cache.clear()
             _forget_counts(prefix)
             for policy in default_limiter().policies:
                 default_limiter().forget_policy(policy)
+
+
+def _forget_records() -> None:
+    """Remove the settings and API keys of people who are no more."""
+    with suppress(StoreError):
+        if kept := list(get_store().scan()):
+            get_store().delete(kept)
 
 
 def _forget_counts(prefix: str) -> None:

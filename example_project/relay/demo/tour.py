@@ -1,9 +1,9 @@
 """The tour of the site that ``demo --check`` makes, and everybody can make by hand.
 
 Over real HTTP against the running server: read, write, use the query cache, run into
-the limits, take Redis away in two ways, do it all again, give it back, and look for
-anything that is stale and for anybody with a fresh budget. Every step prints a line; the first
-claim that does not hold ends the tour.
+the limits, choose settings and use API keys, take Redis away in two ways, do it all again, give it back, and
+look for anything that is stale, made up or lost, and for anybody with a fresh budget. Every step prints a
+line; the first claim that does not hold ends the tour.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from example_project.relay.demo import Backing
 from example_project.relay.demo.limits_tour import LimitsTour
 from example_project.relay.demo.queries_tour import QueriesTour
+from example_project.relay.demo.records_tour import RecordsTour
 from example_project.relay.demo.visitor import Answer, Visitor
 from example_project.relay.seed import DEMO_USER
 
@@ -58,6 +59,7 @@ class Tour:
         self._password = password
         self._limits = LimitsTour(url, self._visitor, password, self._step, _claim)
         self._queries = QueriesTour(self._visitor, self._step, _claim)
+        self._records = RecordsTour(url, self._visitor, backing, self._step, _claim)
         self._say = say
         self._said = 0
         self._usual = 0.0
@@ -79,6 +81,7 @@ class Tour:
         self._writing()
         self._queries.use_it()
         self._limits.run_into_them()
+        self._records.use_it()
         if self._backing.power == "none":
             self._step("skipped: killing and freezing, there is no server", 0)
         else:
@@ -127,12 +130,14 @@ class Tour:
         self._say_something(f"while Redis is {how}")
         self._pages("pages read without Redis again")
         self._limits.expect_the_rest({"chat": 1})
+        self._records.expect_nothing_made_up()
         if thorough:
             self._queries.use_it()
         self._queries.outdate_everything()
         self._timed("Redis given back", self._backing.start)
         self._expect_recovery()
         self._limits.expect_nothing()
+        self._records.expect_them_back()
         self._expect_board("read after the outage")
         self._queries.expect_fresh()
         if thorough:

@@ -44,10 +44,14 @@ class Answer:
 
 
 class Visitor:
-    """One visitor of one site, who prefers ``accept``. Not thread-safe: people read one page at a time."""
+    """One visitor of one site, who prefers ``accept``, or a program that shows ``authorization``.
 
-    def __init__(self, url: str, *, accept: str = "*/*") -> None:
+    Not thread-safe: people read one page at a time.
+    """
+
+    def __init__(self, url: str, *, accept: str = "*/*", authorization: str = "") -> None:
         self._accept = accept
+        self._authorization = authorization
         self._host = urlsplit(url).netloc
         self._cookies: dict[str, str] = {}
 
@@ -92,6 +96,8 @@ class Visitor:
             "Accept": self._accept,
             "Cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items()),
         }
+        if self._authorization:
+            headers["Authorization"] = self._authorization
         if body is not None:
             headers["Content-Type"] = kind
             headers["X-CSRFToken"] = self._cookies.get("csrftoken", "")

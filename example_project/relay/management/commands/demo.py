@@ -108,6 +108,7 @@ class Command(BaseCommand):
             f"  {url}/playground/  stop Redis here\n"
             f"  {url}/queries/     see what is computed and what is kept\n"
             f"  {url}/limits/      run into a limit here\n"
+            f"  {url}/settings/    settings and API keys, in the key-value store\n"
             f"  {url}/api/rooms/   the API\n"
             f"  sign in as {DEMO_USER} with {running.password}\n\nCtrl-C ends it."
         )

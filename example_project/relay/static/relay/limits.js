@@ -3,6 +3,7 @@
 "use strict";
 
 (() => {
+  const { answerOf, element, follow, sendForms, setText, showButtons, showPill } = following;
   const root = document.querySelector("[data-limits]");
   const SVG = "http://www.w3.org/2000/svg";
   const PILL = { redis: ["closed", "Redis up"], host: ["open", "Degraded"], process: ["memory", "In memory"] };
@@ -18,22 +19,10 @@
     return { sent: 0, passed: 0, denied: 0, flying: 0, answers: [], passages: [], most: 0 };
   }
 
-  const element = (name, className, text) => {
-    const made = document.createElement(name);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-
   const shape = (place) => {
     const made = document.createElementNS(SVG, "rect");
     Object.entries(place).forEach(([name, setting]) => made.setAttribute(name, setting));
     return made;
-  };
-
-  const setText = (node, text) => {
-    // Only what changed: a screen reader says a status again whenever its text is set.
-    if (node && node.textContent !== String(text)) node.textContent = text;
   };
 
   const chosen = () => cards.find((card) => card.querySelector("input").checked);
@@ -172,22 +161,8 @@
     setText(one("[data-show=headline]"), state.headline);
     setText(one("[data-show=detail]"), state.detail);
     showPill(...PILL[state.who]);
-    showButtons(state.power);
+    showButtons(root, state.power);
     Object.entries(state.standings).forEach(([name, told]) => { if (told) remember(name, told); });
-  }
-
-  function showPill(state, label) {
-    const pill = document.querySelector("[data-live-pill]");
-    ["closed", "open", "half_open", "recovering", "memory"].forEach((name) => pill.classList.toggle(`is-${name}`, name === state));
-    setText(pill.querySelector("[data-live=label]"), label);
-  }
-
-  function showButtons(power) {
-    const buttons = [...root.querySelectorAll("[data-when]")];
-    const focused = buttons.find((button) => button === document.activeElement);
-    buttons.forEach((button) => { button.disabled = !button.dataset.when.split(" ").includes(power); });
-    // Who has just pressed Stop by keyboard goes on with what can be pressed now.
-    if (focused?.disabled) buttons.find((button) => !button.disabled)?.focus();
   }
 
   function lost() {
@@ -231,44 +206,25 @@
     showRun();
   }
 
-  async function post(event) {
-    event.preventDefault();
-    const form = event.currentTarget;
-    const body = new FormData(form, event.submitter);
-    form.setAttribute("aria-busy", "true");
-    try {
-      // Not `form.action`: that is the buttons, which have this name.
-      const answer = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "application/json" } });
-      if (!answer.ok) throw new Error(String(answer.status));
-      if (form.matches("[data-begin-anew]")) choose();
-      await ask();
-    } catch {
-      lost();
-    } finally {
-      form.removeAttribute("aria-busy");
-    }
+  async function post(url, options, form) {
+    await answerOf(url, options);
+    if (form.matches("[data-begin-anew]")) choose();
+    await ask();
   }
 
   async function ask() {
     try {
-      const answer = await fetch(root.dataset.stateUrl, { headers: { Accept: "application/json" } });
-      if (!answer.ok) throw new Error(String(answer.status));
-      showState(await answer.json());
+      showState(await answerOf(root.dataset.stateUrl));
     } catch {
       lost();
     }
-  }
-
-  async function follow() {
-    if (!document.hidden) await ask();
-    setTimeout(follow, 1000);
   }
 
   one("[data-go]").addEventListener("click", () => (hammer === null ? start() : stop()));
   one("[data-speed]").addEventListener("input", (event) => setText(one("[data-speed-shown]"), event.target.value));
   cards.forEach((card) => card.querySelector("input").addEventListener("change", choose));
-  root.querySelectorAll("form[data-act], form[data-begin-anew]").forEach((form) => form.addEventListener("submit", post));
+  sendForms(root.querySelectorAll("form[data-act], form[data-begin-anew]"), post, lost);
   setText(one("[data-speed-shown]"), one("[data-speed]").value); // a reload keeps what was chosen
   choose();
-  follow();
+  follow(ask);
 })();

@@ -3,28 +3,11 @@
 "use strict";
 
 (() => {
+  const { LABELS, answerOf, element, follow, sendForms, setState, setText, showButtons } = following;
   const root = document.querySelector("[data-playground]");
   const SVG = "http://www.w3.org/2000/svg";
-  const LABELS = { closed: "Redis up", open: "Degraded", half_open: "Degraded", recovering: "Recovering", memory: "In memory" };
-  const STATES = [...Object.keys(LABELS), "lost"];
   const [FLOOR, CEILING] = [0.02, 400]; // ms at the bottom and the top of the curve
   const one = (selector) => root.querySelector(selector);
-
-  const element = (name, className, text) => {
-    const made = document.createElement(name);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-
-  const setState = (node, state) => {
-    STATES.forEach((name) => node.classList.toggle(`is-${name}`, name === state));
-  };
-
-  const setText = (node, text) => {
-    // Only what changed: a screen reader says a status again whenever its text is set.
-    if (node.textContent !== String(text)) node.textContent = text;
-  };
 
   const value = (live, path) => path.split(".").reduce((part, name) => (part == null ? part : part[name]), live);
 
@@ -36,19 +19,11 @@
     });
   }
 
-  function showButtons(power) {
-    const buttons = [...root.querySelectorAll("[data-when]")];
-    const focused = buttons.find((button) => button === document.activeElement);
-    buttons.forEach((button) => { button.disabled = !button.dataset.when.split(" ").includes(power); });
-    // Who has just pressed Stop by keyboard goes on with what can be pressed now.
-    if (focused?.disabled) buttons.find((button) => !button.disabled)?.focus();
-  }
-
   function showStates(live) {
     setState(one("[data-hero]"), live.state);
     setState(document.querySelector("[data-live-pill]"), live.state);
     one("[data-pending]").classList.toggle("waiting", live.pending > 0);
-    showButtons(live.power);
+    showButtons(root, live.power);
     if (!live.board) return;
     one("[data-verdict]")?.classList.toggle("broken", live.board.stale > 0);
     const source = one("[data-source]");
@@ -110,12 +85,6 @@
     setText(one("[data-live=detail]"), "The demo has ended, or this page lost its way to it.");
   }
 
-  async function answerOf(url, options = {}) {
-    const answer = await fetch(url, { ...options, headers: { Accept: "application/json" } });
-    if (!answer.ok) throw new Error(`${url} answered ${answer.status}`);
-    return answer.json();
-  }
-
   async function ask() {
     const visit = one("[data-visit]")?.checked ? "1" : "0";
     try {
@@ -125,27 +94,6 @@
     }
   }
 
-  async function act(event) {
-    event.preventDefault();
-    const form = event.currentTarget;
-    const body = new FormData(form, event.submitter);
-    form.setAttribute("aria-busy", "true");
-    try {
-      // Not `form.action`: that is the buttons, which have this name.
-      show(await answerOf(form.getAttribute("action"), { method: "POST", body }));
-    } catch {
-      showLost();
-    } finally {
-      form.removeAttribute("aria-busy");
-    }
-  }
-
-  async function follow() {
-    if (!document.hidden) await ask();
-    setTimeout(follow, 1000);
-  }
-
-  root.querySelectorAll("form[data-act]").forEach((form) => form.addEventListener("submit", act));
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
-  follow();
+  sendForms(root.querySelectorAll("form[data-act]"), async (url, options) => show(await answerOf(url, options)), showLost);
+  follow(ask);
 })();

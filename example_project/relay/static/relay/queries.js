@@ -3,43 +3,16 @@
 "use strict";
 
 (() => {
+  const { answerOf, element, follow, request, sendForms, setState, setText, showButtons, showPill } = following;
   const root = document.querySelector("[data-queries]");
-  const LABELS = { closed: "Redis up", open: "Degraded", half_open: "Degraded", recovering: "Recovering", memory: "In memory" };
-  const STATES = [...Object.keys(LABELS), "lost"];
   const SOURCES = { database: "computed", error: "failed" };
   const one = (selector) => root.querySelector(selector);
-
-  const element = (name, className, text) => {
-    const made = document.createElement(name);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-
-  const setText = (node, text) => {
-    // Only what changed: a screen reader says a status again whenever its text is set.
-    if (node && node.textContent !== String(text)) node.textContent = text;
-  };
-
-  const setState = (node, state) => {
-    STATES.forEach((name) => node.classList.toggle(`is-${name}`, name === state));
-  };
 
   function showState(now) {
     ["title", "headline", "detail"].forEach((name) => setText(one(`[data-show=${name}]`), now[name]));
     setState(one("[data-hero]"), now.state);
-    const pill = document.querySelector("[data-live-pill]");
-    setState(pill, now.state);
-    setText(pill.querySelector("[data-live=label]"), LABELS[now.state] || now.state);
-    showButtons(now.power);
-  }
-
-  function showButtons(power) {
-    const buttons = [...root.querySelectorAll("[data-when]")];
-    const focused = buttons.find((button) => button === document.activeElement);
-    buttons.forEach((button) => { button.disabled = !button.dataset.when.split(" ").includes(power); });
-    // Who has just pressed Stop by keyboard goes on with what can be pressed now.
-    if (focused?.disabled) buttons.find((button) => !button.disabled)?.focus();
+    showPill(now.state);
+    showButtons(root, now.power);
   }
 
   function showRow(row) {
@@ -93,38 +66,19 @@
 
   async function ask() {
     try {
-      const answer = await fetch(root.dataset.stateUrl, { headers: { Accept: "application/json" } });
-      if (!answer.ok) throw new Error(String(answer.status));
-      show(await answer.json());
+      show(await answerOf(root.dataset.stateUrl));
     } catch {
       showLost();
     }
   }
 
-  async function act(event) {
-    event.preventDefault();
-    const form = event.currentTarget;
-    const body = new FormData(form, event.submitter);
-    form.setAttribute("aria-busy", "true");
-    try {
-      // Not `form.action`: that is the buttons, which have this name.
-      const answer = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "application/json" } });
-      refuse(answer.status === 400 ? await answer.text() : "");
-      if (answer.status !== 400 && !answer.ok) throw new Error(String(answer.status));
-      await ask();
-    } catch {
-      showLost();
-    } finally {
-      form.removeAttribute("aria-busy");
-    }
+  async function send(url, options) {
+    const answer = await request(url, options);
+    refuse(answer.status === 400 ? await answer.text() : "");
+    if (answer.status !== 400 && !answer.ok) throw new Error(String(answer.status));
+    await ask();
   }
 
-  async function follow() {
-    if (!document.hidden) await ask();
-    setTimeout(follow, 1000);
-  }
-
-  root.querySelectorAll("form[data-act]").forEach((form) => form.addEventListener("submit", act));
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
-  follow();
+  sendForms(root.querySelectorAll("form[data-act]"), send, showLost);
+  follow(ask);
 })();
