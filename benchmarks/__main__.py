@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks import cache, profiling, querycache, throttle
+from benchmarks import cache, kv, profiling, querycache, throttle
 from benchmarks.contest import Say
 from benchmarks.harness import FULL, QUICK, Plan, Table, pin_to_one_core
 from benchmarks.peers import OURS
@@ -33,7 +33,7 @@ class Suite(Protocol):
     def run(self, plan: Plan, only: Sequence[str], say: Say) -> list[Table]: ...
 
 
-SUITES: dict[str, Suite] = {"cache": cache, "throttle": throttle, "querycache": querycache}
+SUITES: dict[str, Suite] = {"cache": cache, "throttle": throttle, "querycache": querycache, "kv": kv}
 PACKAGES = ("Django", "django-redis", "redis", "hiredis")
 
 
