@@ -23,6 +23,7 @@ from redis_infra.exceptions import (
     StoreError,
     StoreIndeterminate,
     StoreQuotaExceeded,
+    StoreReadOnly,
     StoreRejected,
     StoreTypeError,
     StoreUnavailable,
@@ -143,7 +144,7 @@ class Request:
 
     def _reply(self, item: Any, command: Command[Any], place: int | None) -> Any:
         if _is_error(item):
-            return refusal(item["error"], command, place)
+            return _of_reader(refusal(item["error"], command, place), writes=command.writes)
         if not isinstance(item, dict) or "result" not in item:
             raise Unclear("it answered neither a result nor an error")
         return _decoded(item["result"])
@@ -164,10 +165,18 @@ class Request:
         return StoreRejected(self.name, self.key, f"{reason} (HTTP {answer.status})")
 
     def _refused_whole(self, text: str) -> StoreError:
-        error = refusal(text, self.name)
+        error = _of_reader(refusal(text, self.name), writes=self.writes)
         if self.path == "/multi-exec" and type(error) in (StoreRejected, StoreTypeError):
             return TransactionDiscarded(self.name, self.key, error.reason)
         return error
+
+
+def _of_reader(error: StoreError, *, writes: bool) -> StoreError:
+    """Return the error as it is; or, where a token was not let write, the one that says so."""
+    # Tokens may everything or read, unless somebody made others: the API tells them apart by nothing else.
+    if writes and isinstance(error, StoreAuthError) and error.reason.startswith("NOPERM"):
+        return StoreReadOnly(error.command, error.key, error.reason, error.index)
+    return error
 
 
 def one(command: Command[Any]) -> Request:

@@ -33,6 +33,7 @@ from redis_infra.exceptions import (
     StoreError,
     StoreIndeterminate,
     StoreQuotaExceeded,
+    StoreReadOnly,
     StoreRejected,
     StoreTypeError,
     StoreUnavailable,
@@ -238,11 +239,11 @@ def test_a_read_only_token_reads_and_is_told_what_it_may_not(open_store, call, r
     store = open_store(token=READER)
     assert call(store.get, "k") == "v"
     for refused in (store.incr, store.delete):
-        with pytest.raises(StoreAuthError, match="NOPERM"):
+        with pytest.raises(StoreReadOnly, match="NOPERM"):
             call(refused, "k")
     with pytest.raises(StoreAuthError, match="NOPERM"):
         list(store.scan())
-    assert [type(each) for each in call(store.batch, [("get", "k"), ("incr", "k")])] == [str, StoreAuthError]
+    assert [type(each) for each in call(store.batch, [("get", "k"), ("incr", "k")])] == [str, StoreReadOnly]
 
 
 def test_what_was_written_is_read_by_way_of_the_sync_token(store, server, call):

@@ -158,7 +158,7 @@ def test_a_pipeline_with_another_number_of_answers_is_unclear(said):
         ("ERR increment or decrement would overflow", CounterOverflow),
         ("ERR max daily request limit exceeded. Limit: 10000, Usage: 10001", StoreQuotaExceeded),
         ("ERR max requests limit exceeded", StoreQuotaExceeded),
-        ("NOPERM this user has no permissions to run the 'set' command", StoreAuthError),
+        ("NOPERM this user has no permissions to run the 'incrby' command", StoreReadOnly),
         ("WRONGPASS invalid or missing auth token", StoreAuthError),
         ("READONLY You can't write against a read only replica.", StoreReadOnly),
         ("LOADING Redis is loading the dataset in memory", StoreUnavailable),
@@ -170,6 +170,11 @@ def test_the_text_of_a_refusal_says_which_error_it_is(text, kind):
     (error,) = rest.one(INCR).replies(answer({"error": text}, 400))
     assert type(error) is kind
     assert (error.command, error.key, error.reason) == ("incr", "ri:kv:k", text)
+
+
+def test_a_reader_that_may_not_even_read_is_not_told_that_it_may() -> None:
+    (error,) = rest.one(GET).replies(answer({"error": "NOPERM this user has no permissions"}, 400))
+    assert type(error) is StoreAuthError
 
 
 @pytest.mark.parametrize("status", [401, 403])
