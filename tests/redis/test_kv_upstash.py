@@ -39,9 +39,10 @@ from redis_infra.exceptions import (
     StoreUnavailable,
     TransactionDiscarded,
 )
+from redis_infra.kv import upstash_store
 from redis_infra.kv.commands import Command
 from redis_infra.kv.redis_store import RedisStore
-from redis_infra.kv.upstash_store import MOST, UpstashStore
+from redis_infra.kv.upstash_store import UpstashStore
 from redis_infra.testing import FakeClock, UpstashServer
 from tests.forking import in_child
 from tests.redis.conftest import CERTIFICATE, TlsFront
@@ -372,7 +373,7 @@ def test_without_httpx_there_is_the_pip_line(monkeypatch):
 
 def test_httpx_is_imported_by_the_first_command_and_not_before():
     code = (
-        "import sys; from redis_infra.kv.upstash_store import MOST, UpstashStore\n"
+        "import sys; from redis_infra.kv.upstash_store import UpstashStore\n"
         f"store = UpstashStore({HOME!r}, 'http://127.0.0.1:1', 't'); print('httpx' in sys.modules)\n"
         "print(store.ping(), 'httpx' in sys.modules)"
     )
@@ -643,19 +644,20 @@ def test_a_no_is_an_answer(open_store, server, clock, call):
     assert store.breaker.closed
 
 
-def test_too_few_connections_of_our_own_are_no_outage(open_store, server, clock):
-    store = open_store(clock=clock, connect_timeout=0.2)
-    server.stall(MOST)
+def test_too_few_connections_of_our_own_are_no_outage(open_store, server, clock, monkeypatch):
+    monkeypatch.setattr(upstash_store, "MOST", 3)
+    store = open_store(clock=clock, connect_timeout=1.0, command_timeout=20.0)
+    server.stall(3)
 
     async def crowd():
-        waiting = [asyncio.ensure_future(store.aget("k")) for _ in range(MOST)]
-        await asyncio.to_thread(until, lambda: len(server.seen) == MOST)
+        waiting = [asyncio.ensure_future(store.aget("k")) for _ in range(3)]
+        await asyncio.to_thread(until, lambda: len(server.seen) == 3)
         with pytest.raises(StoreUnavailable, match="connections were in use"):
             await store.aincr("n")
         server.heal()
         return await asyncio.gather(*waiting)
 
-    assert asyncio.run(crowd()) == [None] * MOST
+    assert asyncio.run(crowd()) == [None] * 3
     assert store.breaker.closed
 
 

@@ -273,7 +273,8 @@ def as_nobody(action: Callable[[], Any]) -> Any:
 @pytest.fixture
 def visible() -> Iterator[Path]:
     """A directory that other users can see."""
-    with tempfile.TemporaryDirectory(prefix="ri-") as directory:
+    # TMPDIR may be of one user alone.
+    with tempfile.TemporaryDirectory(prefix="ri-", dir="/tmp" if os.getuid() == 0 else None) as directory:
         os.chmod(directory, 0o755)
         yield Path(directory)
 
