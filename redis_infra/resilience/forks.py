@@ -24,19 +24,23 @@ PATIENCE: Final = 2.0
 class Closable(Protocol):
     """A file that can be closed for the time of a fork."""
 
-    def before_fork(self, deadline: float) -> list[threading.Lock]:
-        """Close it and let nobody open it; return the locks that see to that. Monotonic seconds."""
+    def before_fork(self, deadline: float, taken: list[threading.Lock]) -> None:
+        """Close it and let nobody open it: by locks that are put into ``taken``, each as soon as it is had.
+
+        ``deadline`` is monotonic seconds. What cannot be had until then stays open.
+        """
 
     def after_fork(self) -> None:
         """In the child: begin anew. Open only where nobody could close it in time; then never touch that."""
 
 
 _opening = threading.Lock()
-_forking = threading.Lock()
+_forking = threading.RLock()
 _hooked = False
 _files: weakref.WeakSet[Closable] = weakref.WeakSet()
-_held: list[threading.Lock] = []
-"""By whoever is forking."""
+_forks: list[list[threading.Lock]] = []
+"""What each fork that is under way has taken: of the thread that has ``_forking``, and several where a signal
+handler forks while its thread is forking."""
 
 
 def close_before_forks(file: Closable) -> None:
@@ -59,23 +63,29 @@ def without_forks() -> Iterator[None]:
 
 
 def _before_fork() -> None:
+    # A signal handler may raise in here: Python forks all the same, and what was not taken is not released.
     _forking.acquire()
+    taken: list[threading.Lock] = []
+    _forks.append(taken)
+    if len(_forks) > 1:
+        return  # the fork around this one has closed them, or is about to
     deadline = time.monotonic() + PATIENCE
     for file in list(_files):
-        _held.extend(file.before_fork(deadline))
-    _opening.acquire()
+        file.before_fork(deadline, taken)
+    if _opening.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        taken.append(_opening)
 
 
 def _after_in_parent() -> None:
-    _opening.release()
-    while _held:
-        _held.pop().release()
-    _forking.release()
+    for lock in _forks.pop() if _forks else ():
+        lock.release()
+    with contextlib.suppress(RuntimeError):  # interrupted before it was had
+        _forking.release()
 
 
 def _after_in_child() -> None:
     global _opening, _forking
-    _opening, _forking = threading.Lock(), threading.Lock()
-    _held.clear()
+    _opening, _forking = threading.Lock(), threading.RLock()
+    _forks.clear()
     for file in list(_files):
         file.after_fork()

@@ -54,14 +54,14 @@ class HostFile:
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         self._opened = ""
+        self._commits = 0
         self._identity: tuple[int, int] | None = None
 
-    def before_fork(self, deadline: float) -> list[threading.Lock]:
+    def before_fork(self, deadline: float, taken: list[threading.Lock]) -> None:
         """Close the file, and let nobody open it before the fork is over."""
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            return []
-        self._drop()
-        return [self._lock]
+        if self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            taken.append(self._lock)
+            self._drop()
 
     def after_fork(self) -> None:
         """In a forked child: a connection of its own; closing the parent's would take its locks away."""
@@ -86,7 +86,7 @@ class HostFile:
         self._remove()
 
     def _remove(self, but: str | None = None) -> None:
-        for path in self._host.directory.glob("logs*.sqlite3*") if self._host.directory else ():
+        for path in self._host.directory.glob(f"{_NAME}.*") if self._host.directory else ():
             if but is None or not str(path).startswith(but):
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -106,9 +106,11 @@ class HostFile:
         deadline = time.monotonic() + PATIENCE
         with self._having(deadline):
             database = self._begun(deadline)
+            changes = database.total_changes
             try:
                 yield database
                 database.execute("COMMIT")
+                self._commits += database.total_changes != changes
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):  # a damaged file cannot even do that
                     database.execute("ROLLBACK")
@@ -126,7 +128,8 @@ class HostFile:
         database = self._database
         if database is None:
             return object()
-        return database, database.execute("PRAGMA data_version").fetchone(), database.total_changes
+        # Others' commits, and ours: total_changes also counts what was rolled back, as all is on a full disk.
+        return database, database.execute("PRAGMA data_version").fetchone(), self._commits
 
     def begin_another(self) -> None:
         """Let all processes take to an empty file, from within a transaction: whoever waits for it sees that.

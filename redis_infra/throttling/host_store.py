@@ -21,7 +21,7 @@ from typing import Any, Final
 from redis_infra.connection.scripts import Talk
 from redis_infra.keys import digest
 from redis_infra.throttling import sliding_log
-from redis_infra.throttling.host import CLOSING, LAST_WORDS, Host, Known, monotonic_ms, wall_ms
+from redis_infra.throttling.host import CLOSING, ERA, LAST_WORDS, Host, Known, monotonic_ms, wall_ms
 from redis_infra.throttling.host_file import HostFile
 from redis_infra.throttling.host_rows import COLUMNS, Row, new_row, row_of, values_of
 from redis_infra.throttling.local import SHARED_LOGS, Name, decide
@@ -38,6 +38,8 @@ GUESTS: Final = 20_000
 FEW: Final = 100
 """Logs that are handed back with everybody waiting who can."""
 COUNT_EVERY: Final = 4096
+ENOUGH: Final = 2
+"""Passes over logs that cannot be frozen, while others decide; after them who can waits."""
 
 _SELECT: Final = f"SELECT {COLUMNS} FROM logs"  # noqa: S608  # no value is in it, here and below
 _PLACES: Final = re.sub(r"\w+", "?", COLUMNS)
@@ -235,9 +237,8 @@ class HostStore:
                     self._forget_told(database, rows)
                     rows = self._freeze(database)
                     if not rows:
-                        database.execute(
-                            "DELETE FROM logs"
-                        )  # shared ones: of who was let through Redis knows
+                        # Shared ones: of who was let through Redis knows.
+                        database.execute("DELETE FROM logs")
                         if last and not self._host.is_needed:
                             self._host.hand_back()
                         return told
@@ -256,27 +257,37 @@ class HostStore:
         are told of in memory. Should this fail half-way, and the disk have room again afterwards, what was
         told may be told again, and somebody is denied too early.
         """
-        told, done = 0, False
-        while not done:
-            version, last = self.file.version(), Name("", "")
-            while True:
-                with self.file.reading() as database:
-                    rows = _in_order(database, _NEXT, (monotonic_ms(), last.identity, last.label), BATCH)
-                    if not rows:
-                        break
-                    parts = [part for row in rows for part in _as_it_is(row)]
-                    forgotten = self._forgotten(database, parts)
-                yield from tell(self._host, parts, forgotten)
-                told, last = told + len(rows), rows[-1].name
-            with self.file.transaction():
-                if self._host.is_needed:
-                    return told
-                # Unless somebody found room to write, meanwhile, in what the file has already.
-                if done := self.file.version() == version:
-                    self.file.begin_another()
-                    self._host.hand_back()
+        told, passes, done = 0, 0, False
+        try:
+            while not done:
+                version, passes = self.file.version(), passes + 1
+                told += yield from self._telling_as_it_is(alone=passes > ENOUGH)
+                with self.file.transaction():
+                    if self._host.is_needed:
+                        return told
+                    # Unless somebody found room to write, meanwhile, in what the file has already.
+                    if done := self.file.version() == version:
+                        self.file.begin_another()
+                        self._host.hand_back()
+        finally:
+            self._host.words[CLOSING] = 0
         self.file.remove_others()
         return told
+
+    def _telling_as_it_is(self, *, alone: bool) -> Talk:
+        """Tell all that there is, everybody waiting who can if ``alone``; return how many logs that were."""
+        told, last = 0, Name("", "")
+        while True:
+            if alone:
+                self._host.keep(CLOSING, LAST_WORDS)
+            with self.file.reading() as database:
+                rows = _in_order(database, _NEXT, (monotonic_ms(), last.identity, last.label), BATCH)
+                parts = [part for row in rows for part in _as_it_is(row, self._host.words[ERA])]
+                forgotten = self._forgotten(database, parts)
+            if not rows:
+                return told
+            yield from tell(self._host, parts, forgotten)
+            told, last = told + len(rows), rows[-1].name
 
     def _let_close(self) -> None:
         """Wait while the era is being ended: Redis will decide in a moment."""
@@ -319,11 +330,12 @@ def _in_order(database: sqlite3.Connection, where: str, values: tuple[Any, ...],
     return rows + [row_of(each) for each in rest]
 
 
-def _as_it_is(row: Row) -> list[Row]:
+def _as_it_is(row: Row, era: int) -> list[Row]:
     """Return what Redis is to be told of a row that cannot be frozen: what is on its way, and what is new."""
     parts = [row] if row.pending else []
     if row.log:
-        token = digest(f"{row.name} {row.log}")
+        # Of this era: a calendar's log looks the same in each outage of a day.
+        token = digest(f"{era} {row.name} {row.log}")
         parts.append(row._replace(pending=row.log, log=[], token=token))
     return parts
 

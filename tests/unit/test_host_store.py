@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -69,6 +69,7 @@ class Server:
         self.damaged = ""
         self.knows_script = True
         self.turns = 0
+        self.before_turn: Callable[[], object] = lambda: None
 
     def hold(self, talk: Any) -> Any:
         """Answer until the conversation is over; return what it came to."""
@@ -91,6 +92,8 @@ class Server:
 
     def reply(self, turn: Turn) -> Any:
         self.turns += 1
+        assert self.turns < 1000, "it never ends"
+        self.before_turn()
         if isinstance(turn, tuple):
             commands = commands_in(turn)
             assert len(commands) == turn[1]
@@ -393,7 +396,7 @@ def test_a_full_disk_gives_a_process_no_fresh_budget(tmp_path: Path, server: Ser
 @contextlib.contextmanager
 def full_disk(directory: Path) -> Iterator[None]:
     """Nothing more can be written to the logs, and all can be read."""
-    (path,) = (directory / "state").glob("limits-*/logs-2.0.sqlite3")
+    (path,) = (directory / "state").glob("limits-*/logs-2.*.sqlite3")
     disk = sqlite3.connect(path, isolation_level=None)
     for what in ("INSERT", "UPDATE", "DELETE"):
         say = "BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
@@ -437,6 +440,45 @@ def test_whoever_dies_telling_from_a_full_disk_leaves_it_to_the_next(tmp_path: P
         come_back(server, limits)
     assert not limits.host.decides
     assert set(server.told.values()) == {1}
+    limits.close()
+
+
+def fail_to_write(limits: HostLimits) -> None:
+    """Do what a request comes to for which there is no more room: all of it is undone."""
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    with contextlib.suppress(sqlite3.Error), limits._shared.file.transaction() as database:
+        database.execute("INSERT INTO forgotten VALUES ('chat:', 1)")
+        raise full
+
+
+def test_requests_that_cannot_be_written_meanwhile_do_not_keep_redis_away(
+    tmp_path: Path, server: Server
+) -> None:
+    """SQLite counts the changes that a full disk undid as changes too."""
+    limits = limits_in(tmp_path)
+    for number in range(3 * BATCH):
+        limits.hit(entries(f"user{number}"), 1, needed=True)
+    limits.host.words[NEEDED] = 0
+    with full_disk(tmp_path):
+        server.before_turn = lambda: fail_to_write(limits)
+        come_back(server, limits)
+    assert not limits.host.decides
+    assert set(server.told.values()) == {1}
+    limits.close()
+
+
+def test_quotas_of_a_day_are_told_after_each_outage_that_ends_on_a_full_disk(
+    tmp_path: Path, server: Server
+) -> None:
+    """Their logs look the same each time."""
+    daily = Plan(make_policy("daily", Rate.parse("10/day fixed")), "ri")
+    limits = limits_in(tmp_path)
+    for outage in (1, 2, 3):
+        limits.hit(entries("bob", daily), 3, needed=True)
+        with full_disk(tmp_path):
+            come_back(server, limits)
+        assert server.told == {entries("bob", daily)[0].key: 3 * outage}
     limits.close()
 
 
