@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -39,12 +40,17 @@ def _begin_statistics() -> None:
 def _forget_caches(*, setting: str, **_: Any) -> None:
     """Let the calling thread's caches be built anew after ``override_settings(REDIS_INFRA=...)``.
 
-    Django does the same for CACHES; a cache holds the settings that it was built with, and so does a limiter.
+    Django does the same for CACHES; a cache holds the settings that it was built with, and so do a limiter
+    and a key-value store.
     """
     if setting in ("REDIS_INFRA", "CACHES", "SECRET_KEY"):
         from redis_infra.throttling.limiter import forget_limiters
 
         forget_limiters()
+        if "redis_infra.kv.factory" in sys.modules:
+            from redis_infra.kv.factory import forget_stores
+
+            forget_stores()
     if setting == "REDIS_INFRA":
         from django.core.cache import caches
 

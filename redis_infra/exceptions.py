@@ -90,13 +90,23 @@ class StoreUnavailable(StoreError):
     repeated; what may have been executed is a :class:`StoreIndeterminate`. Of the cache's locks and raw
     clients, which have no word for that, it may have been.
 
-    ``waited`` is how long the caller was kept, in seconds; 0.0 where it was refused at once.
+    ``waited`` is how long the caller was kept, in seconds; 0.0 where it was refused at once. ``answered``
+    says that the store is there, and cannot do it now: it is full, or loading.
     """
 
-    def __init__(self, command: str = "", key: str = "", *, waited: float = 0.0, reason: str = "") -> None:
+    def __init__(
+        self,
+        command: str = "",
+        key: str = "",
+        *,
+        waited: float = 0.0,
+        reason: str = "",
+        answered: bool = False,
+    ) -> None:
         super().__init__(command, key, reason)
         self.args = (command, key)
         self.waited = waited
+        self.answered = answered
 
     def __str__(self) -> str:
         waited = f" within {self.waited:.3g} s" if self.waited else ""
@@ -149,7 +159,7 @@ class StoreAuthError(StoreRejected):
 
 
 class StoreReadOnly(StoreRejected):
-    """The store takes no writes from here: it is a replica, or the token may only read."""
+    """The store takes no writes from here: it is a replica, or the token or file may only be read."""
 
 
 class StoreTypeError(StoreRejected):

@@ -28,6 +28,7 @@ STORE_VARIABLES: Final = (
     *(name for pair in REST_PAIRS for name in pair),
 )
 """The variables that decide."""
+_REST_URLS: Final = tuple(names[0] for names in REST_PAIRS)
 _PAIRS: Final = " or ".join(" and ".join(names) for names in REST_PAIRS)
 
 
@@ -79,12 +80,18 @@ def find_store(
     if said not in ("auto", "local"):
         reason = f"REDIS_PROVIDER={said} in the environment"
         return _of_provider(said, "REDIS_PROVIDER", reason, environ, settings)
-    candidates = store_candidates(environ, settings)
     if said == "local":
-        # "local" is a server of one's own, where the environment names one; else it is memory.
-        candidates = (each for each in candidates if each.rule in ("REDIS_URL", "REDIS_HOST"))
+        # A server of one's own, where one is named; else it is memory.
+        looked = "REDIS_PROVIDER=local in the environment, and nothing names a server"
+        return next(_servers(environ, settings), None) or _memory("REDIS_PROVIDER", looked)
     looked = "neither REDIS_URL, REDIS_HOST, a REST API, KV_URL nor REDIS_INFRA['URL'] names a store"
-    return next(candidates, None) or _memory("nothing", looked)
+    return next(store_candidates(environ, settings), None) or _memory("nothing", looked)
+
+
+def _servers(environ: Mapping[str, str], settings: Settings) -> Iterator[StoreSource]:
+    """Yield the candidates that are servers, whatever a REST API lacks."""
+    bare = {name: value for name, value in environ.items() if name not in _REST_URLS}
+    return (each for each in store_candidates(bare, settings) if each.provider == "redis")
 
 
 def store_candidates(environ: Mapping[str, str], settings: Settings) -> Iterator[StoreSource]:
@@ -101,9 +108,9 @@ def store_candidates(environ: Mapping[str, str], settings: Settings) -> Iterator
         yield server
     for names in REST_PAIRS:
         if environ.get(names[0], "").strip():
-            yield _rest(environ[names[0]], environ.get(names[1], ""), *names)
+            yield _rest(environ[names[0]], environ.get(names[1], ""), names[0], f"set {names[1]}")
     if text := environ.get("KV_URL", "").strip():
-        yield _of_url(text, "KV_URL", "KV_URL in the environment", environ, settings)
+        yield _of_url(text, "KV_URL", "KV_URL in the environment", "", environ, settings)
     if server is not None and server.rule not in ("REDIS_URL", "REDIS_HOST"):
         yield server
 
@@ -121,7 +128,8 @@ def _of_provider(
     if provider not in ("redis", "upstash"):
         return StoreSource(provider=provider, rule=rule, reason=reason)
     own = _of_settings(environ, settings)
-    for each in (own,) if own is not None else store_candidates(environ, settings):
+    others = _servers(environ, settings) if provider == "redis" else store_candidates(environ, settings)
+    for each in (own,) if own is not None else others:
         if each.provider == provider:
             return replace(each, rule=rule, reason=f"{reason}, and {each.reason}")
     needs = "a server; set REDIS_URL" if provider == "redis" else f"{_PAIRS}; set them"
@@ -132,15 +140,20 @@ def _of_settings(environ: Mapping[str, str], settings: Settings) -> StoreSource 
     """Return what ``REDIS_INFRA["KV"]`` says of its own."""
     if settings.kv.url:
         where = "REDIS_INFRA['KV']['URL']"
-        return _of_url(settings.kv.url, "URL", where, environ, settings)
+        return _of_url(settings.kv.url, "URL", where, settings.kv.token or "", environ, settings)
     return _server(environ, settings) if settings.kv.alias else None
 
 
-def _of_url(url: str, rule: str, reason: str, environ: Mapping[str, str], settings: Settings) -> StoreSource:
+def _of_url(
+    url: str, rule: str, reason: str, token: str, environ: Mapping[str, str], settings: Settings
+) -> StoreSource:
     scheme = url.partition("://")[0].lower()
     if scheme in ("https", "http"):
-        token = settings.kv.token or environ.get("KV_REST_API_TOKEN", "")
-        return replace(_rest(url, token, rule, "REDIS_INFRA['KV']['TOKEN']"), rule=rule, reason=reason)
+        # Nobody else's token: it would be shown to the wrong one.
+        remedy = f"set KV_REST_API_URL and KV_REST_API_TOKEN, or write {rule} as https://:token@host"
+        if rule == "URL":
+            remedy = "set REDIS_INFRA['KV']['TOKEN']"
+        return replace(_rest(url, token, reason.partition(" in the")[0], remedy), rule=rule, reason=reason)
     found = AliasSettings.for_capability("KV", settings, url=readers.url(url, rule), environ=_auto(environ))
     return _of_alias(replace(found, source=replace(found.source, rule=rule, reason=reason)))
 
@@ -155,9 +168,9 @@ def _of_alias(found: AliasSettings) -> StoreSource:
     url, rule, reason = found.source.url, found.source.rule, found.source.reason
     scheme = url.partition("://")[0].lower()
     if scheme == "https":
-        return replace(_rest(url, "", rule, "the URL, as https://:token@host"), reason=reason)
+        return replace(_rest(url, "", rule, f"write {rule} as https://:token@host"), reason=reason)
     if scheme == "file":
-        return StoreSource(provider="file", rule=rule, reason=reason, path=unquote(urlsplit(url).path))
+        return StoreSource(provider="file", rule=rule, reason=reason, path=_path_in(url, rule))
     if scheme == "memory":
         return _memory(rule, reason)
     return StoreSource(provider="redis", rule=rule, reason=reason, redis=found, url=url)
@@ -168,20 +181,34 @@ def _auto(environ: Mapping[str, str]) -> Mapping[str, str]:
     return {name: value for name, value in environ.items() if name != "REDIS_PROVIDER"}
 
 
-def _rest(url: str, token: str, name: str, token_name: str) -> StoreSource:
+def _path_in(url: str, name: str) -> str:
+    """Return the path of a ``file://`` URL: that of a file, from the root."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.strip("/") or path.endswith("/"):
+        raise SettingsError(f"{name}: {url!r} has no absolute path to a file; write file:///srv/kv.sqlite3")
+    if parts.query or parts.fragment:
+        raise SettingsError(
+            f"{name}: {url!r} has more than a path; nothing behind it has an effect, remove it"
+        )
+    return path
+
+
+def _rest(url: str, token: str, name: str, remedy: str) -> StoreSource:
     parts = urlsplit(readers.rest_url(url, name))
-    token = readers.optional_token(token, token_name) or unquote(parts.password or parts.username or "")
+    # What stands in the URL is for this API; a token beside it may have been meant for another one.
+    token = unquote(parts.password or parts.username or "") or readers.optional_token(token, name) or ""
     if not token:
-        raise SettingsError(f"{name} names a REST API, and its token is missing; set {token_name}")
+        raise SettingsError(f"{name} names a REST API, and its token is missing; {remedy}")
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     reason = f"{name} in the environment"
     return StoreSource(provider="upstash", rule=name, reason=reason, url=bare, token=token)
 
 
 def _path(environ: Mapping[str, str], settings: Settings) -> str:
-    for url in (settings.kv.url, environ.get("KV_URL", "").strip()):
-        if url and url.lower().startswith("file://"):
-            return unquote(urlsplit(url).path)
+    for name, url in (("REDIS_INFRA['KV']['URL']", settings.kv.url), ("KV_URL", environ.get("KV_URL", ""))):
+        if url and url.strip().lower().startswith("file://"):
+            return _path_in(url.strip(), name)
     if settings.kv.file:
         return settings.kv.file
     base = getattr(django_settings, "BASE_DIR", None)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from redis_infra.exceptions import StoreError, StoreRejected
 from redis_infra.kv.commands import Command, Commands, Ping, Seconds, Value
@@ -60,7 +60,8 @@ class KVStore(ABC):
         TypeError, ValueError: an argument is wrong; nothing was sent.
     """
 
-    provider: ClassVar[str] = ""
+    provider: str = ""
+    """Its name; of a store in front of another one, that one's."""
 
     def __init__(self, home: str) -> None:
         self.commands = Commands(home)

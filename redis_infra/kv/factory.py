@@ -44,11 +44,24 @@ def get_store(provider: str | None = None) -> KVStore:
     Raises:
         SettingsError: the configuration is wrong, or does not say where that provider is.
     """
-    configured = _Configured.now()
     known = _known.get(provider)
-    if known is not None and known[0].is_same(configured):
+    if known is not None and known[0].holds():
         return known[1]
-    settings = get_settings()
+    try:
+        store = _made(provider)
+    except SettingsError as error:
+        # From here, and without what was looked at: pages that report errors show the variables of frames,
+        # and those have the whole environment in them, and tokens.
+        problem = error.with_traceback(None)
+        problem.__cause__ = problem.__context__ = None
+    else:
+        notify_used()
+        return store
+    raise problem
+
+
+def _made(provider: str | None) -> KVStore:
+    configured, settings = _Configured.now(), get_settings()
     source = find_store(provider, settings=settings)
     with _lock:
         key = source, settings.kv, settings.key_prefix
@@ -57,7 +70,6 @@ def get_store(provider: str | None = None) -> KVStore:
             _register_hooks()
             store = _stores[key] = make_store(source, settings)
         _known[provider] = configured, store
-    notify_used()
     return store
 
 
@@ -73,9 +85,14 @@ class _Configured(NamedTuple):
         site, caches = (getattr(django_settings, name, None) for name in ("REDIS_INFRA", "CACHES"))
         return cls(site, caches, tuple([os.environ.get(name) for name in _VARIABLES]))
 
-    def is_same(self, other: _Configured) -> bool:
+    def holds(self) -> bool:
+        """Whether it is so now."""
         # By identity: a dictionary that was put in the place of another one is another configuration.
-        return self.site is other.site and self.caches is other.caches and self.environ == other.environ
+        now = self.now()
+        return self.site is now.site and self.caches is now.caches and self.environ == now.environ
+
+    def __repr__(self) -> str:
+        return "_Configured(...)"  # passwords and tokens are in it
 
 
 _VARIABLES: Final = ("REDIS_PREFIX", *STORE_VARIABLES)
@@ -137,7 +154,10 @@ def _own(source: StoreSource, settings: Settings, home: str) -> KVStore:
         raise SettingsError(f"{where} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, KVStore)):
         raise SettingsError(f"{where} is no KVStore; derive it from redis_infra.kv.KVStore")
-    return found(home)
+    try:
+        return found(home)
+    except Exception as error:  # of its own
+        raise SettingsError(f"{where} cannot be made: {error}") from error
 
 
 _MAKERS: Final[dict[str, Callable[[StoreSource, Settings, str], KVStore]]] = {

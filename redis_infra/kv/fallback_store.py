@@ -26,12 +26,15 @@ T = TypeVar("T")
 class FallbackStore(KVStore):
     """``primary``, and a store that ``make`` makes for each outage. Says ``degraded`` meanwhile.
 
-    What may have been executed (``StoreIndeterminate``) is raised all the same: nobody can say what holds.
+    Only where nobody can be asked. What may have been executed (``StoreIndeterminate``) is raised all the
+    same, and so is what a provider that is there says it cannot do now (it is full, say): what memory took
+    would be gone with the next answer.
     """
 
     def __init__(self, primary: KVStore, make: Callable[[], KVStore]) -> None:
         super().__init__(primary.commands.home)
         self.primary = primary
+        self.provider = primary.provider
         self.why = primary.why
         self._make = make
         self._lock = threading.Lock()
@@ -74,6 +77,8 @@ class FallbackStore(KVStore):
         return answer
 
     def _instead(self, error: StoreUnavailable) -> KVStore:
+        if error.answered:
+            raise error
         with self._lock:
             if self._local is None:
                 self._local = self._make()
@@ -105,6 +110,7 @@ class FallbackStore(KVStore):
 
     def _seen(self, found: StoreHealth) -> StoreHealth:
         if found.status == "ok":
+            self._is_back()
             return found
         return dataclasses.replace(found, status="degraded")
 

@@ -6,8 +6,10 @@ have been executed, unless it says itself that this does no harm.
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from redis.exceptions import RedisError
 
@@ -41,6 +43,8 @@ _WRITES: Final = {
     for stores in (False, True)
     for repeatable in (False, True)
 }
+LOOK_AGAIN: Final = 5.0
+"""Seconds between two looks whether a replica's name leads to a primary by now: each drops connections."""
 _PING: Final = pack("PING")
 _MULTI: Final = pack("MULTI")
 _EXEC: Final = pack("EXEC")
@@ -61,10 +65,19 @@ class RedisStore(KVStore):
         self._database = open_database(options, alias)
         self._connections = self._database.connections(options)
         self._run, self._arun = self._database.failover.run, self._database.failover.arun
+        self._looked_at = -LOOK_AGAIN
 
     @property
     def where(self) -> str:
         return self._options.label
+
+    def may_be_primary(self) -> bool:
+        """Return whether a server that says it is a replica is to be looked for anew: now and then."""
+        now = time.monotonic()
+        looks = now - self._looked_at >= LOOK_AGAIN
+        if looks:
+            self._looked_at = now
+        return looks
 
     def health(self) -> StoreHealth:
         # Past the circuit, which who only looks must not open: it would count as a worker that lost Redis.
@@ -72,14 +85,26 @@ class RedisStore(KVStore):
             self._connections.call(_PING)
         except Exception as error:
             return self._health(describe(error))
-        return self._health("")
+        return self._health_by_circuits()
 
     async def ahealth(self) -> StoreHealth:
         try:
             await self._connections.acall(_PING)
         except Exception as error:
             return self._health(describe(error))
-        return self._health("")
+        return self._health_by_circuits()
+
+    def _health_by_circuits(self) -> StoreHealth:
+        """Say how commands of this process do, of a server that answers."""
+        found = self._health(self._database.unavailable().reason if self._database.is_degraded else "")
+        if self._is_there:
+            return dataclasses.replace(found, status="degraded" if found.problem else "ok")
+        return found
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether the server is asked at all, be it for reads alone."""
+        return self._database.endpoint.reach.closed and self._database.access.closed
 
     # One command
 
@@ -178,8 +203,12 @@ class _Attempt:
         """Return the replies, unless all of them say that the server does not serve us."""
         first = replies[0]
         refused = replies[:1] if self._atomic else replies  # without MULTI, EXEC complains of something else
-        if all(isinstance(each, RedisError) and classify(each) is not None for each in refused):
+        failures = [classify(each) if isinstance(each, RedisError) else None for each in refused]
+        if all(failure is not None and failure.fault is not Fault.READONLY for failure in failures):
             raise first
+        is_replica = any(failure is not None and failure.fault is Fault.READONLY for failure in failures)
+        if is_replica and self._store.may_be_primary():
+            self._store._database.renew()
         return replies
 
     def _may_insist(self, error: Exception) -> bool:
@@ -191,8 +220,15 @@ class _Attempt:
         return all(command.writes and command.repeatable for command in self._commands)
 
     def _note(self, error: Exception) -> None:
-        # Of several tries the one that may have been executed counts.
+        """Remember what went wrong.
+
+        Raises:
+            StoreReadOnly: it is a replica, on a fresh connection too. Its reads go on, so no circuit is told.
+        """
         failure = classify(error)
+        if failure is not None and failure.fault is Fault.READONLY and not self._store.may_be_primary():
+            raise _refused(cast("RedisError", error), self._commands[0]) from None
+        # Of several tries the one that may have been executed counts.
         if self._failure is None or self._failure.executed is False:
             self._failure = failure
 
@@ -210,7 +246,9 @@ class _Attempt:
         said = refusal(reason, command)
         if isinstance(said, StoreAuthError) or (isinstance(said, StoreReadOnly) and writes):
             raise type(said)(command, key, reason)
-        raise StoreUnavailable(command, key, reason=reason)
+        refused = failure is not None and failure.fault is Fault.WRITES_STOPPED
+        answered = refused or (failure is None and self._store._is_there)
+        raise StoreUnavailable(command, key, reason=reason, answered=answered)
 
     def read(self, replies: list[Any]) -> list[Any]:
         """Return a reply for each command, errors as ours."""

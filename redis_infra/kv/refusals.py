@@ -56,7 +56,7 @@ def refusal(text: str, command: Command[object] | str, index: int | None = None)
     reason = " ".join(text.split())[:200]
     code = reason.partition(" ")[0]
     if code in _NOT_NOW or any(f"-{word} " in reason for word in _NOT_NOW):
-        return StoreUnavailable(name, key, reason=reason)
+        return StoreUnavailable(name, key, reason=reason, answered=True)
     if "limit exceeded" in reason or "quota" in reason.lower():
         return StoreQuotaExceeded(name, key, reason)
     found = _BY_CODE.get(code) or next((kind for part, kind in _BY_TEXT if part in reason), StoreRejected)

@@ -149,18 +149,16 @@ class SqliteFile:
 
     # Forks
 
-    def before_fork(self, deadline: float) -> list[threading.Lock]:
-        """Close the file and let nobody open it; return the locks that see to that.
+    def before_fork(self, deadline: float, taken: list[threading.Lock]) -> None:
+        """Close the file and let nobody open it: by locks that are put into ``taken``.
 
         SQLite notes in the process' memory which locks it has, and a child would believe that it has them:
         its new connection to a file that the parent had open takes none at all.
         """
-        held = []
         for link in (self._reader, self._writer):
             if link.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                taken.append(link.lock)
                 self._drop(link)
-                held.append(link.lock)
-        return held
 
     def after_fork(self) -> None:
         """In a forked child: connections of its own."""

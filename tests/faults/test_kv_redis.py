@@ -219,6 +219,22 @@ def test_a_replica_takes_no_writes(own_redis: Any) -> None:
             store.set("a", 2)
 
 
+def test_a_replica_is_read_whatever_it_refuses(own_redis: Any, call: Callable[..., Any]) -> None:
+    replica = own_redis()
+    store = made(replica.url)
+    call(store.set, "a", 1)
+    replica.command("REPLICAOF", "127.0.0.1", "1")
+    for _ in range(5):
+        with pytest.raises(StoreReadOnly):
+            call(store.incr, "a")
+        assert call(store.get, "a") == "1"
+        mixed = call(store.batch, [("get", "a"), ("set", "a", 2)])
+        assert [mixed[0], type(mixed[1])] == ["1", StoreReadOnly]
+    assert call(store.ping)
+    replica.command("REPLICAOF", "NO", "ONE")
+    assert call(store.incr, "a") == 2
+
+
 def test_a_full_server_takes_no_more_and_is_still_read(server: RedisServer) -> None:
     store = made(server.url)
     store.set("a", 1)

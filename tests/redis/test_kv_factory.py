@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.test import override_settings
+from django.views.debug import ExceptionReporter
 
 from redis_infra.exceptions import SettingsError, StoreIndeterminate, StoreUnavailable
 from redis_infra.kv import Command, KVStore, get_store
@@ -64,12 +66,20 @@ def test_another_configuration_is_another_store(
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     redis = get_store()
     assert redis.provider == "redis"
-    settings.REDIS_INFRA = {"KEY_PREFIX": "other"}
-    assert get_store() not in (memory, redis)
-    settings.REDIS_INFRA = {}
     assert get_store() is redis
     monkeypatch.delenv("REDIS_URL")
     assert get_store() is memory
+    monkeypatch.setenv("REDIS_PREFIX", "other")
+    assert get_store() not in (memory, redis)
+
+
+def test_a_test_that_changes_settings_has_a_store_of_its_own() -> None:
+    get_store().set("a", 1)
+    with override_settings(REDIS_INFRA={"KV": {"PROVIDER": "memory"}}):
+        assert get_store().get("a") is None
+        get_store().set("a", 2)
+    with override_settings(REDIS_INFRA={"KV": {"PROVIDER": "memory"}}):
+        assert get_store().get("a") is None
 
 
 def test_a_provider_is_asked_for_by_name(redis_server: RedisServer, settings: Any, tmp_path: Path) -> None:
@@ -102,6 +112,49 @@ def test_what_is_no_store_is_an_error(settings: Any, path: str, words: str) -> N
     settings.REDIS_INFRA = {"KV": {"PROVIDER": path}}
     with pytest.raises(SettingsError, match=words):
         get_store()
+
+
+class Broken(Own):
+    def __init__(self, home: str) -> None:
+        raise RuntimeError("no licence")
+
+
+class Unfinished(KVStore):
+    """Has no execute()."""
+
+
+@pytest.mark.parametrize(("name", "words"), [("Broken", "no licence"), ("Unfinished", "abstract")])
+def test_a_store_that_cannot_be_made_is_an_error(settings: Any, name: str, words: str) -> None:
+    settings.REDIS_INFRA = {"KV": {"PROVIDER": f"{__name__}.{name}"}}
+    with pytest.raises(SettingsError, match=f"cannot be made: .*{words}"):
+        get_store()
+
+
+SECRET = "t0k3n-of-a-site"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"UPSTASH_REDIS_REST_URL": "http://x.example", "UPSTASH_REDIS_REST_TOKEN": SECRET},
+        {"KV_URL": f"https://:{SECRET}@"},
+        {"REDIS_URL": f"redis://:{SECRET}@host:port"},
+        {"REDIS_PASSWORD": SECRET, "REDIS_PROVIDER": "redis"},
+    ],
+    ids=str,
+)
+def test_no_secret_is_in_what_a_page_shows_of_an_error(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
+) -> None:
+    """Django's report of an error shows the variables of every frame, of its causes too."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    try:
+        get_store()
+    except SettingsError:
+        frames = ExceptionReporter(None, *sys.exc_info()).get_traceback_frames()[1:]  # this test has it
+    assert [frame["function"] for frame in frames] == ["get_store"]
+    assert SECRET not in repr([frame["vars"] for frame in frames])
 
 
 def test_threads_get_one_store() -> None:
@@ -225,6 +278,18 @@ def test_what_may_have_been_executed_is_not_answered_from_memory(
         proxy.lose_replies(request=b"INCRBY")
         with pytest.raises(StoreIndeterminate):
             store.incr("a")
+
+
+def test_a_provider_that_is_full_is_not_helped_out_by_memory(fallen: RedisServer) -> None:
+    """What memory took would be gone with the next answer of the provider."""
+    store = get_store()
+    store.set("c", 100)
+    fallen.command("CONFIG", "SET", "maxmemory", "1")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            store.incr("c")
+        assert store.get("c") == "100"
+    assert store.health().status == "degraded"
 
 
 def test_without_a_word_nothing_is_answered_from_memory(

@@ -52,7 +52,9 @@ def refused(*args: Any, **kwargs: Any) -> str:
         ({"REDIS_PROVIDER": "memory", **REDIS}, "memory", "REDIS_PROVIDER"),
         ({"REDIS_PROVIDER": "file", "KV_URL": "file:///srv/kv.sqlite3"}, "file", "REDIS_PROVIDER"),
         ({"REDIS_PROVIDER": "local", **HOST}, "redis", "REDIS_HOST"),
-        ({"REDIS_PROVIDER": "local", **UPSTASH}, "memory", "nothing"),
+        ({"REDIS_PROVIDER": "local", **UPSTASH}, "memory", "REDIS_PROVIDER"),
+        ({"REDIS_PROVIDER": "local", "KV_URL": "redis://kv", **UPSTASH}, "redis", "KV_URL"),
+        ({"REDIS_PROVIDER": "redis", **REDIS, "KV_REST_API_URL": "https://half"}, "redis", "REDIS_PROVIDER"),
         ({"REDIS_PROVIDER": "auto", **UPSTASH}, "upstash", "UPSTASH_REDIS_REST_URL"),
         ({"REDIS_PROVIDER": "Upstash ", **UPSTASH}, "upstash", "REDIS_PROVIDER"),
     ],
@@ -184,6 +186,38 @@ def test_a_token_is_without_the_line_end_that_it_was_copied_with_and_never_shown
 def test_a_token_in_a_url_is_taken_out_of_it() -> None:
     store = found({"KV_URL": "https://:to%2Fken@kv.example/db"})
     assert (store.url, store.token) == ("https://kv.example/db", "to/ken")
+
+
+def test_a_token_in_a_url_goes_before_all_that_may_be_another_apis() -> None:
+    environ = {"KV_URL": "https://:mine@kv.example", "KV_REST_API_TOKEN": "another's"}
+    assert found(environ, {"TOKEN": "a third"}).token == "mine"
+    kv = {"URL": "https://:mine@kv.example", "TOKEN": "another's"}
+    assert found({"KV_REST_API_TOKEN": "a third"}, kv).token == "mine"
+
+
+def test_the_token_of_one_api_is_not_shown_to_another() -> None:
+    assert "its token is missing" in refused({"KV_URL": "https://kv.example", "KV_REST_API_TOKEN": "t"})
+    assert "its token is missing" in refused({"KV_URL": "https://kv.example"}, {"TOKEN": "t"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file://data/kv.sqlite3",
+        "file://./kv.sqlite3",
+        "file://",
+        "file:///",
+        "file:///srv/",
+        "file:///a?mode=ro",
+    ],
+)
+def test_a_file_that_is_not_where_it_seems_is_an_error(url: str) -> None:
+    assert repr(url) in refused({"KV_URL": url})
+    assert repr(url) in refused({"REDIS_PROVIDER": "file", "KV_URL": url})
+
+
+def test_local_is_a_server_that_the_site_names() -> None:
+    assert found({"REDIS_PROVIDER": "local"}, URL="redis://site").provider == "redis"
 
 
 def test_candidates_come_in_the_order_of_the_rule() -> None:
