@@ -309,7 +309,9 @@ def _check_other_stores(site: Settings, source: StoreSource, found: _Found) -> N
     if source.rule in ("PROVIDER", "URL", "ALIAS", "REDIS_PROVIDER", "REDIS_ENABLED"):
         return
     try:
-        others = [each for each in store_candidates(os.environ, site) if each.provider != source.provider]
+        # Where caches are is no word about records.
+        named = [each for each in store_candidates(os.environ, site) if each.rule != "default alias"]
+        others = [each for each in named if each.provider != source.provider]
     except SettingsError as error:
         found.report("url", error)
         return

@@ -8,11 +8,14 @@ Knows nothing of stores, and does no I/O.
 
 from __future__ import annotations
 
+import binascii
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar, cast
 
 from redis_infra.exceptions import StoreTypeError
@@ -51,6 +54,7 @@ Seconds: TypeAlias = int | float | timedelta
 OP_LIFETIME: Final = 600_000
 """Milliseconds for which a store remembers that it did the operation of an ``op_id``."""
 _INT64: Final = 2**63
+_SLOTS: Final = 16384
 _PAGE: Final = 1000
 """Keys that a page of a scan looks at."""
 
@@ -400,7 +404,7 @@ class Commands:
             raise ValueError(what)
         # In the slot of the counter, and outside of what a scan of this store finds. With all of its name,
         # and where that ends, since counters share slots: {a}x has not done what {a}y did.
-        lead = f"{self.home.removesuffix(':')}-op:{{{_slot_text(name)}}}"
+        lead = f"{self.home.removesuffix(':')}-op:{{{_slot_tag(name)}}}"
         return f"{lead}:{len(name)}:{name}:{_encoded(op_id, 'incr: op_id')}"
 
     def delete(self, *keys: str | Iterable[str]) -> Delete:
@@ -441,11 +445,24 @@ class Commands:
         return tuple([self.named(key) for key in flat])
 
 
-def _slot_text(name: str) -> str:
-    """Return what decides about the slot of a key in a cluster."""
+def _slot_tag(name: str) -> str:
+    """Return what in braces is in the slot of a key in a cluster: what decides about it, if braces hold it."""
     begin = name.find("{")
     end = name.find("}", begin + 1) if begin >= 0 else -1
-    return name[begin + 1 : end] if end > begin + 1 else name
+    if end > begin + 1:
+        return name[begin + 1 : end]
+    return _other_text_of_slot(name) if "}" in name else name
+
+
+@lru_cache(maxsize=1000)
+def _other_text_of_slot(name: str) -> str:
+    """Return a number in the slot of a key that braces cannot hold, such as ``a}b``: the first there is."""
+    slot = _slot(name)
+    return next(text for text in map(str, itertools.count()) if _slot(text) == slot)
+
+
+def _slot(text: str) -> int:
+    return binascii.crc_hqx(text.encode(), 0) % _SLOTS
 
 
 def _encoded(text: str, what: str) -> str:
@@ -499,7 +516,8 @@ def _milliseconds(seconds: object, label: str) -> int:
     elif isinstance(seconds, float):
         if not math.isfinite(seconds):
             raise ValueError(f"{label} is a number of seconds, not {seconds!r}; leave it away for what stays")
-        milliseconds = math.ceil(seconds * 1000) if seconds > 0 else math.floor(seconds * 1000)
+        bounded = max(-_INT64, min(seconds * 1000, _INT64))  # which may be infinite only now
+        milliseconds = math.ceil(bounded) if seconds > 0 else math.floor(bounded)
     else:
         raise TypeError(f"{label} is a number of seconds or a timedelta, not {seconds!r}")
     return _in_range(milliseconds, label)

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from redis_infra.clock import SYSTEM_CLOCK, Clock
-from redis_infra.exceptions import StoreQuotaExceeded, TransactionDiscarded
+from redis_infra.exceptions import StoreQuotaExceeded, StoreUnavailable, TransactionDiscarded
 from redis_infra.kv.base import KVStore
 from redis_infra.kv.commands import Command
-from redis_infra.kv.local import NoRoom, Row, answer, answers
+from redis_infra.kv.local import NoRoom, Row, answer, answers, name_of
 
 __all__ = ["MAX_BYTES", "MAX_ENTRIES", "MemoryStore"]
 
@@ -37,7 +37,8 @@ class MemoryStore(KVStore):
     """A ``KVStore`` in a dictionary. Bytes are counted as keys, values and 250 a row.
 
     Thread-safe, and used from event loops without a thread in between: nothing waits longer than another
-    command takes. A forked child goes on with a copy.
+    command takes. A forked child goes on with a copy. What interrupts a command in its own thread, a signal
+    handler or a ``__del__``, is refused: it would find half of what that one does.
     """
 
     provider = "memory"
@@ -53,7 +54,10 @@ class MemoryStore(KVStore):
         super().__init__(home)
         self._table = _Table(max_entries, max_bytes)
         self._clock = clock
-        self._lock = threading.Lock()
+        # Lets its own thread in once more, for which there is the flag: a lock that does not would wait for
+        # the command that it has interrupted.
+        self._lock = threading.RLock()
+        self._inside = False
 
     @property
     def where(self) -> str:
@@ -61,13 +65,20 @@ class MemoryStore(KVStore):
 
     def after_fork(self) -> None:
         # Another thread may have been in the middle of something, and is not here.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._inside = False
         self._table.reckon()
 
     def call(self, command: Command[T]) -> T:
         with self._lock:
-            self._table.advance(self._now())
-            reply = answer(command, self._table)
+            if self._inside:
+                raise _interrupts((command,))
+            try:
+                self._inside = True
+                self._table.advance(self._now())
+                reply = answer(command, self._table)
+            finally:
+                self._inside = False
         return command.read(reply)
 
     async def acall(self, command: Command[T]) -> T:
@@ -75,8 +86,14 @@ class MemoryStore(KVStore):
 
     def execute(self, commands: Sequence[Command[Any]], *, atomic: bool = False) -> list[Any]:
         with self._lock:
-            self._table.advance(self._now())
-            return self._all_or_none(commands) if atomic else answers(commands, self._table)
+            if self._inside:
+                raise _interrupts(commands, atomic=atomic)
+            try:
+                self._inside = True
+                self._table.advance(self._now())
+                return self._all_or_none(commands) if atomic else answers(commands, self._table)
+            finally:
+                self._inside = False
 
     async def aexecute(self, commands: Sequence[Command[Any]], *, atomic: bool = False) -> list[Any]:
         return self.execute(commands, atomic=atomic)
@@ -98,6 +115,14 @@ class MemoryStore(KVStore):
 
     def _now(self) -> int:
         return int(self._clock.monotonic() * 1000)
+
+
+def _interrupts(commands: Sequence[Command[Any]], *, atomic: bool = False) -> StoreUnavailable:
+    reason = (
+        "this thread is in the middle of another command, which a signal handler or a __del__ interrupts; "
+        "use the store when that has returned, or from another thread"
+    )
+    return StoreUnavailable(name_of(commands, atomic=atomic), commands[0].key if commands else "", reason=reason)
 
 
 class _Table:

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,8 @@ class Failed(Exception):
 class SqliteFile:
     """The file at ``path``; opened when first used. Thread-safe.
 
+    Made, or taken over if it is empty, by whoever writes first. Until then nothing is found in it.
+
     Raises (:meth:`read` and :meth:`write`):
         Failed: nothing was done; unless its kind is ``StoreIndeterminate``.
     """
@@ -95,20 +98,22 @@ class SqliteFile:
         close_before_forks(self)
 
     def _begin(self) -> None:
-        self._reader, self._writer, self._gate = _Link(self.path), _Link(self.path), _Gate(self.path)
+        self._reader, self._writer = _Link(self.path, makes=False), _Link(self.path, makes=True)
+        self._gate = _Gate(self.path)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what ``work`` finds, in the file as it is between two writes; may be called again."""
         deadline = _Deadline(self._patience)
         with self._turn(self._reader, deadline):
             database = self._reader.current(deadline)
+            if database is None:
+                return _looked_at_nothing(work)
             return deadline.keep(lambda: _looked(database, work))
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Let ``work`` change the file, alone among all processes; what it raises undoes it."""
         deadline = _Deadline(self._patience)
-        with self._turn(self._writer, deadline), self._gate.closed(deadline):
-            database = self._writer.begun(deadline)
+        with self._turn(self._writer, deadline), self._begun(deadline) as database:
             try:
                 result = work(database)
             except BaseException:
@@ -116,6 +121,16 @@ class SqliteFile:
                 raise
             _commit(database)
             return result
+
+    @contextlib.contextmanager
+    def _begun(self, deadline: _Deadline) -> Iterator[sqlite3.Connection]:
+        while True:
+            with self._gate.closed(deadline):
+                database = self._writer.begun(deadline)
+                if self._gate.is_current():
+                    yield database
+                    return
+                _roll_back(database)  # the lock went with the file: others have another one
 
     @contextlib.contextmanager
     def _turn(self, link: _Link, deadline: _Deadline) -> Iterator[None]:
@@ -206,6 +221,7 @@ class _Gate:
     def __init__(self, path: str) -> None:
         self._path = f"{path}-lock"
         self._descriptor: int | None = None
+        self._identity: tuple[int, int] | None = None
 
     @contextlib.contextmanager
     def closed(self, deadline: _Deadline) -> Iterator[None]:
@@ -218,10 +234,18 @@ class _Gate:
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
+    def is_current(self) -> bool:
+        """Return whether the lock is that of the file beside which it is; true where there is none."""
+        return self._descriptor is None or _identity_of(self._path) == self._identity
+
     def _opened(self) -> int | None:
+        if not self.is_current():
+            self.drop()
         if self._descriptor is None:
             with contextlib.suppress(OSError):
                 self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+                found = os.fstat(self._descriptor)
+                self._identity = found.st_dev, found.st_ino
         return self._descriptor
 
     def drop(self) -> None:
@@ -248,12 +272,13 @@ def _locked(descriptor: int) -> bool:
 
 
 class _Link:
-    """A connection, and the lock that one has who uses it."""
+    """A connection, and the lock that one has who uses it. ``makes``: the file, if it is not there."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, makes: bool) -> None:
         self.lock = threading.Lock()
         self.database: sqlite3.Connection | None = None
         self._path = path
+        self._makes = makes
         self._identity: tuple[int, int] | None = None
 
     def drop(self) -> None:
@@ -266,12 +291,14 @@ class _Link:
         """Return the connection, with a transaction that no other process writes beside."""
         while True:
             database = self.current(deadline)
+            assert database is not None  # it was made
             deadline.keep(partial(database.execute, "BEGIN IMMEDIATE"))
             if self._is_current():
                 return database
             _roll_back(database)
 
-    def current(self, deadline: _Deadline) -> sqlite3.Connection:
+    def current(self, deadline: _Deadline) -> sqlite3.Connection | None:
+        """Return the connection; None if there is no file of ours, and we do not make one."""
         if self.database is not None and not self._is_current():
             # What is written to a file without a name is lost.
             logger.error("redis_infra.kv_file_replaced path=%s", self._path)
@@ -281,14 +308,20 @@ class _Link:
     def _is_current(self) -> bool:
         return _identity_of(self._path) == self._identity
 
-    def _open(self, deadline: _Deadline) -> sqlite3.Connection:
-        _make_sure_of(self._path)
+    def _open(self, deadline: _Deadline) -> sqlite3.Connection | None:
+        if self._makes:
+            _make_sure_of(self._path)
+        elif _is_nothing(self._path):
+            return None
         database = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            deadline.keep(lambda: _prepare(database, self._path))
+            is_ours = deadline.keep(lambda: _prepare(database, self._path, makes=self._makes))
         except BaseException:
             database.close()
             raise
+        if not is_ours:
+            database.close()
+            return None
         self.database, self._identity = database, _identity_of(self._path)
         return database
 
@@ -316,11 +349,32 @@ def _make_sure_of(path: str) -> None:
     except FileExistsError:
         pass
     except FileNotFoundError as error:
-        remedy = "make it, or name another file in REDIS_INFRA['KV']['FILE']"
-        raise Failed(StoreUnavailable, f"the directory of {path} does not exist; {remedy}") from error
+        raise _no_directory(path) from error
     except OSError as error:
         remedy = "see REDIS_INFRA['KV']['FILE']"
         raise Failed(StoreUnavailable, f"{path} cannot be made: {error.strerror}; {remedy}") from error
+
+
+def _is_nothing(path: str) -> bool:
+    """Return whether there is no file, or an empty one, which may be anybody's.
+
+    Raises:
+        Failed: there is not even a directory for it.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        if not os.path.isdir(os.path.dirname(path)):
+            raise _no_directory(path) from error
+        return True
+    except OSError:
+        return False  # SQLite will say why
+    return stat.S_ISREG(found.st_mode) and not found.st_size
+
+
+def _no_directory(path: str) -> Failed:
+    remedy = "make it, or name another file in REDIS_INFRA['KV']['FILE']"
+    return Failed(StoreUnavailable, f"the directory of {path} does not exist; {remedy}")
 
 
 def _sync_directory(path: str) -> None:
@@ -332,8 +386,8 @@ def _sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def _prepare(database: sqlite3.Connection, path: str) -> None:
-    """Make the table, unless it is there.
+def _prepare(database: sqlite3.Connection, path: str, *, makes: bool) -> bool:
+    """Make the table, unless it is there; return whether it is.
 
     Raises:
         Failed: this is the file of something else, or of a later version.
@@ -341,12 +395,15 @@ def _prepare(database: sqlite3.Connection, path: str) -> None:
     for pragma in _PRAGMAS:
         database.execute(pragma)
     if not _is_ours(database, path):
+        if not makes:
+            return False
         _make_table(database, path)
     try:
         database.execute("PRAGMA journal_mode = WAL")  # a backup may have lost it
     except sqlite3.OperationalError as error:
         if _code(error) != sqlite3.SQLITE_READONLY:
             raise
+    return True
 
 
 def _make_table(database: sqlite3.Connection, path: str) -> None:
@@ -385,6 +442,13 @@ def _looked(database: sqlite3.Connection, work: Callable[[sqlite3.Connection], T
         return work(database)
     finally:
         _roll_back(database)
+
+
+def _looked_at_nothing(work: Callable[[sqlite3.Connection], T]) -> T:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        for statement in _SCHEMA:
+            database.execute(statement)
+        return work(database)
 
 
 def _commit(database: sqlite3.Connection) -> None:

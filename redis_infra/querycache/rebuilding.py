@@ -4,6 +4,11 @@ Until one is whole again, patterns find what they are for by SCAN. So nobody wai
 anywhere, and what is half done is worth nothing: the mark that makes an index trusted comes last, and only
 to one that has not been lost since the first key was looked at.
 
+What was looked at counts only for the run of the server that was asked: one that starts again from its file,
+or a replica that is promoted, has what is half done, but not the keys that the other cursor led past. So each
+step asks who answers (``run_id`` of INFO), and ends it all where that is another one. Where a server does not
+say, indexes are not rebuilt.
+
 One process of all does it at a time: who does has a lease in Redis, and who finds it taken has nothing to do.
 Where threads do not run (uWSGI without them), patterns of a lost index go on by SCAN.
 """
@@ -13,12 +18,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis_infra.cache.engine import Engine
 from redis_infra.cache.fallback import FallbackStore
@@ -26,6 +32,7 @@ from redis_infra.cache.lease import LEASE
 from redis_infra.cache.operations import Plan
 from redis_infra.connection.bulk import BATCH, batches, scan
 from redis_infra.connection.scripts import Script, Talk
+from redis_infra.connection.wire import pack
 from redis_infra.exceptions import StoreUnavailable
 from redis_infra.keys import escape
 from redis_infra.querycache.index import STAY, Index, bucket_of_bytes
@@ -114,19 +121,19 @@ class Rebuilding:
         if self._stop.is_set():
             return
         ticket = os.urandom(8).hex()
-        buckets = self._ask(partial(_begin, index, ticket))
+        work = self._ask(partial(_begin, index, ticket))
         added, cursor = 0, b"0"
-        while buckets and not self._stop.is_set():
+        while work is not None and work.buckets and not self._stop.is_set():
             began = time.monotonic()
-            step = self._ask(partial(_add, index, ticket, buckets, cursor))
+            step = self._ask(partial(_add, index, work, cursor))
             if step is None:
                 return
             cursor, number = step
             added += number
             if cursor == b"0":
-                complete = self._ask(partial(_end, index, ticket, buckets))
+                complete = self._ask(partial(_end, index, work))
                 if added and complete is not None:  # else there was nothing to lose: a new server
-                    logger.info("redis_infra.index_rebuilt complete=%d of=%d", complete, len(buckets))
+                    logger.info("redis_infra.index_rebuilt complete=%d of=%d", complete, len(work.buckets))
                 return
             self._stop.wait(REST * (time.monotonic() - began))
 
@@ -144,13 +151,47 @@ def _lease(index: Index) -> str:
     return f"{index.base[:-1]}i:rebuilding"
 
 
+class _Work(NamedTuple):
+    """What one rebuilds."""
+
+    ticket: str
+    run: bytes
+    """Of the server in which it was begun."""
+    buckets: frozenset[int]
+
+
 def _begin(index: Index, ticket: str) -> Talk:
-    """Return the buckets that are to be rebuilt; none if nothing was lost, or somebody else is at it."""
-    return frozenset((yield from BEGIN.talk((_lease(index), *index.names), ticket, LEASE, STAY)))
+    """Return what is to be rebuilt: no buckets if nothing was lost, or somebody else is at it.
+
+    None where the server does not say which run of it answers.
+    """
+    run = yield from _run()
+    if run is None:
+        return None
+    lost = yield from BEGIN.talk((_lease(index), *index.names), ticket, LEASE, STAY)
+    return _Work(ticket, run, frozenset(lost))
 
 
-def _add(index: Index, ticket: str, buckets: Collection[int], cursor: bytes) -> Talk:
-    """Look at some more keys; return where to go on and how many were added, None if taken over."""
+def _run() -> Talk:
+    """Return which run of the server answers, None if it does not say.
+
+    Asked on the connection that the rest of a conversation goes over: if the server ends meanwhile, so does
+    that.
+    """
+    found = _RUN_ID.search((yield pack("INFO", "server")))
+    return found[1] if found is not None else None
+
+
+_RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
+
+
+def _add(index: Index, work: _Work, cursor: bytes) -> Talk:
+    """Look at some more keys; return where to go on and how many were added.
+
+    None if somebody else has taken over, or it is another run of the server.
+    """
+    if (yield from _run()) != work.run:
+        return None
     cursor, page = yield scan(cursor, f"{escape(index.base)}*", PAGE)
     start, added = len(index.base.encode("utf-8", "surrogateescape")), 0
     # In a database of others' keys, many pages have none of ours; the lease is to be kept all the same.
@@ -159,21 +200,24 @@ def _add(index: Index, ticket: str, buckets: Collection[int], cursor: bytes) -> 
         for name in batch:
             key = name[start:]
             bucket = bucket_of_bytes(key)
-            if bucket in buckets:
+            if bucket in work.buckets:
                 found.setdefault(bucket, []).append(b"=" + key)
         keys = (_lease(index), *[index.names[bucket] for bucket in found])
         arguments: list[bytes | int] = []
         for members in found.values():
             arguments += [len(members), *members]
-        if not (yield from ADD.talk(keys, ticket, LEASE, *arguments)):
+        if not (yield from ADD.talk(keys, work.ticket, LEASE, *arguments)):
             return None
         added += sum(map(len, found.values()))
     return cursor, added
 
 
-def _end(index: Index, ticket: str, buckets: Collection[int]) -> Talk:
-    """Trust those that were not lost meanwhile; return how many these are."""
-    return (yield from END.talk((_lease(index), *[index.names[bucket] for bucket in buckets]), ticket))
+def _end(index: Index, work: _Work) -> Talk:
+    """Trust those that were not lost meanwhile; return how many these are, None if it is another run."""
+    if (yield from _run()) != work.run:
+        return None
+    names = [index.names[bucket] for bucket in work.buckets]
+    return (yield from END.talk((_lease(index), *names), work.ticket))
 
 
 # At exit

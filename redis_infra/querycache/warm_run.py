@@ -365,11 +365,15 @@ class _Run:
         plan = self._space.acquire_many(places, tokens, [each.seen.filled_by for each in todo], stay)
         granted = []
         for each, token, answer in zip(todo, tokens, self._ask(plan), strict=True):
+            place = each.item.place
             # Asked again, since its reply was lost, the lease may be held by ourselves.
-            is_ours = answer[0] == b"held" and self._ask(self._space.renew(each.item.place, token))
+            is_ours = answer[0] == b"held" and self._ask(self._space.renew(place, token))
             if answer[0] == b"granted" or is_ours:
-                held.hold(token, partial(self._space.engine.run, self._space.renew(each.item.place, token)))
-                granted.append(_Granted(each.item, token))
+                # What lies there is granted again: of a loader that failed, say, or a holder that was killed.
+                own = token if is_ours else answer[1]
+                self._leases[own] = self._leases.pop(token)
+                held.hold(own, partial(self._space.engine.run, self._space.renew(place, own)))
+                granted.append(_Granted(each.item, own))
             else:
                 self._leases.pop(token, None)
                 self._count("fresh" if answer[0] == b"filled" else "left")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import secrets
 import socket
 import threading
@@ -32,6 +33,8 @@ __all__ = ["Seen", "UpstashServer"]
 Words = list[bytes]
 
 MAX_REQUEST: Final = 64 * 2**20
+KEPT: Final = 1000
+"""Requests that are remembered as seen."""
 UPSTREAM_TIMEOUT: Final = 30.0
 """Seconds for each command of the server behind."""
 
@@ -83,7 +86,8 @@ class UpstashServer:
     own, and keeps nothing: give its :attr:`url` and :attr:`token` to a client.
 
     A fault befalls the next ``count`` requests; faults queue up, and :meth:`heal` ends them. ``seen`` has
-    every request that came, ``connections`` how many connections did. Methods may be called from any thread.
+    the last ``keep`` requests that came, ``connections`` how many connections did. Methods may be called from
+    any thread.
     """
 
     def __init__(
@@ -93,11 +97,13 @@ class UpstashServer:
         token: str = "",
         read_only_token: str = "",
         port: int = 0,
+        keep: int = KEPT,
     ) -> None:
         self.redis_url = redis if isinstance(redis, str) else redis.url
         self.token = token or secrets.token_urlsafe(24)
         self.read_only_token = read_only_token
         self.seen: list[Seen] = []
+        self._keep = keep
         self.connections = 0
         self.healed = threading.Event()
         self._faults: deque[_Fault] = deque()
@@ -189,6 +195,11 @@ class UpstashServer:
         return f"<UpstashServer {self.url}>"
 
     # For the threads that answer
+
+    def note(self, seen: Seen) -> None:
+        with self._lock:
+            self.seen.append(seen)
+            del self.seen[: max(0, len(self.seen) - self._keep)]
 
     def sync_token(self) -> str:
         with self._lock:
@@ -303,7 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         headers = dict(self.headers.items())
-        rest.seen.append(Seen(method=self.command, path=self.path, headers=headers, body=body))
+        rest.note(Seen(method=self.command, path=self.path, headers=headers, body=body))
         status, answer = 200, b""
         if fault is None or fault.executed:
             status, answer = self._answer(body)
@@ -330,7 +341,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if "Transfer-Encoding" in self.headers:
             raise _Refused(411, "ERR a request needs a Content-Length")
-        size = int(self.headers.get("Content-Length") or 0)
+        said = self.headers.get("Content-Length", "0").strip()
+        if not re.fullmatch("[0-9]{1,18}", said):
+            raise _Refused(400, "ERR the Content-Length is no number of bytes")
+        size = int(said)
         if size > MAX_REQUEST:
             text = f"ERR max request size exceeded. Limit: {MAX_REQUEST} bytes, Actual: {size} bytes"
             raise _Refused(413, text)

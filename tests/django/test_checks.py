@@ -578,6 +578,10 @@ def test_two_stores_are_no_mistake_where_the_site_says_which_is_meant(site, kv):
     assert site(environ={"REDIS_URL": REDIS, **UPSTASH}, REDIS_INFRA={"KV": kv}) == {}
 
 
+def test_caches_on_a_server_and_records_in_a_file_are_no_mistake(site, tmp_path):
+    assert site(environ={"KV_URL": f"file://{tmp_path}/kv.sqlite3"}) == {}
+
+
 @pytest.mark.parametrize(
     ("kv", "environ", "words"),
     [

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_infra.keys import escape, glob_to_regex
 from redis_infra.querycache import ainvalidate, cached, index, invalidate, rebuilding
@@ -411,14 +412,14 @@ def test_what_is_counted_before_it_is_cleared_is_counted_without_an_index(truste
 def rebuild(keeper: Keeper, act: Callable[[int], Any]) -> int:
     """Rebuild, and do something before each step; return how many indexes are complete."""
     entries = keeper.space.place("x").entries
-    buckets = keeper.converse(rebuilding._begin(entries, "ticket"))
+    work = keeper.converse(rebuilding._begin(entries, "ticket"))
     cursor, step = b"0", 0
     while True:
         act(step)
-        cursor, _ = keeper.converse(rebuilding._add(entries, "ticket", buckets, cursor))
+        cursor, _ = keeper.converse(rebuilding._add(entries, work, cursor))
         step += 1
         if cursor == b"0":
-            complete: int = keeper.converse(rebuilding._end(entries, "ticket", buckets))
+            complete: int = keeper.converse(rebuilding._end(entries, work))
             return complete
 
 
@@ -455,8 +456,8 @@ def test_half_an_index_is_not_trusted_and_does_no_harm(trusted: Keeper) -> None:
     trusted.store(f"chat:{number % 40}:m:{number}" for number in range(2000))
     trusted.lose()
     entries = trusted.space.place("x").entries
-    buckets = trusted.converse(rebuilding._begin(entries, "killed"))
-    trusted.converse(rebuilding._add(entries, "killed", buckets, b"0"))
+    work = trusted.converse(rebuilding._begin(entries, "killed"))
+    trusted.converse(rebuilding._add(entries, work, b"0"))
     assert 0 < trusted.members() < 2000
     assert invalidate("chat:7:*", "chat:*:m:8") == 51
     wait_until(lambda: not trusted.server.command("EXISTS", trusted.lease), PATIENCE)
@@ -469,14 +470,55 @@ def test_who_was_taken_over_from_ends(trusted: Keeper) -> None:
     trusted.store(["chat:1:m:1"])
     trusted.lose()
     entries = trusted.space.place("x").entries
-    buckets = trusted.converse(rebuilding._begin(entries, "first"))
+    first = trusted.converse(rebuilding._begin(entries, "first"))
     trusted.server.command("DEL", trusted.lease)
-    assert trusted.converse(rebuilding._begin(entries, "second")) == buckets
-    assert trusted.converse(rebuilding._begin(entries, "third")) == frozenset()
-    assert trusted.converse(rebuilding._add(entries, "first", buckets, b"0")) is None
-    assert trusted.converse(rebuilding._end(entries, "first", buckets)) == 0
-    trusted.converse(rebuilding._add(entries, "second", buckets, b"0"))
-    assert trusted.converse(rebuilding._end(entries, "second", buckets)) == BUCKETS
+    second = trusted.converse(rebuilding._begin(entries, "second"))
+    assert second.buckets == first.buckets
+    assert trusted.converse(rebuilding._begin(entries, "third")).buckets == frozenset()
+    assert trusted.converse(rebuilding._add(entries, first, b"0")) is None
+    assert trusted.converse(rebuilding._end(entries, first)) == 0
+    trusted.converse(rebuilding._add(entries, second, b"0"))
+    assert trusted.converse(rebuilding._end(entries, second)) == BUCKETS
+
+
+@pytest.mark.parametrize("step", [1, 4, "last"])
+def test_a_server_that_starts_again_between_two_steps_is_not_trusted(
+    step: Any, own_redis: Callable[..., RedisServer], use: Any
+) -> None:
+    """From a file that has what is half done in it; a cursor of the one before leads past keys."""
+    server = own_redis(config={"save": "3600 1"})
+    use(server.url)
+    keeper = Keeper(server)
+    keeper.store(f"chat:{number % 40}:m:{number}" for number in range(2000))
+    keeper.lose()
+    entries = keeper.space.place("x").entries
+    work = keeper.converse(rebuilding._begin(entries, "ticket"))
+    assert len(work.buckets) == BUCKETS
+    cursor, steps = b"0", 0
+    while steps != step:
+        cursor, _ = keeper.converse(rebuilding._add(entries, work, cursor))
+        steps += 1
+        if cursor == b"0":
+            break
+    server.command("SAVE")
+    server.kill()
+    server.restart()
+    with pytest.raises(RedisConnectionError):
+        keeper.converse(rebuilding._add(entries, work, cursor))  # on a connection of before
+    talk = rebuilding._end(entries, work) if step == "last" else rebuilding._add(entries, work, cursor)
+    assert keeper.converse(talk) is None
+    assert not any(server.command("ZSCORE", name, "!") is not None for name in keeper.indexes)
+    wait_until(lambda: not server.command("EXISTS", keeper.lease), PATIENCE)
+    assert sum(invalidate(f"chat:{chat}:*") for chat in range(40)) == 2000
+
+
+def test_a_server_that_does_not_say_who_it_is_has_no_index_rebuilt(trusted: Keeper) -> None:
+    entries = trusted.space.place("x").entries
+    talk = rebuilding._begin(entries, "ticket")
+    next(talk)
+    with pytest.raises(StopIteration) as end:
+        talk.send(b"# Server\r\nredis_version:7.4.0\r\n")
+    assert end.value.value is None
 
 
 def rebuilders() -> list[str]:

@@ -253,6 +253,30 @@ def test_seen_has_what_came_and_shows_no_token(ask, server):
     assert TOKEN not in repr(server)
 
 
+def test_seen_has_the_last_ones_only(redis_server):
+    with UpstashServer(redis_server, token=TOKEN, keep=2) as server:
+        for n in range(5):
+            server.note(Seen(method="GET", path=f"/{n}", headers={}, body=b""))
+        assert [seen.path for seen in server.seen] == ["/3", "/4"]
+        server.seen.clear()
+    with UpstashServer(redis_server, keep=0) as server:
+        server.note(Seen(method="GET", path="/", headers={}, body=b""))
+        assert server.seen == []
+
+
+def test_seen_is_bounded_though_nobody_says_so(server):
+    for n in range(1005):
+        server.note(Seen(method="GET", path=f"/{n}", headers={}, body=b""))
+    assert (len(server.seen), server.seen[0].path) == (1000, "/5")
+
+
+@pytest.mark.parametrize("size", ["abc", "-1", "1.5", "+1", "9" * 5000])
+def test_a_size_that_is_none_is_refused(ask, server, size):
+    reply = ask("POST", "/", b"", Content_Length=size)
+    assert (reply.status, "Content-Length" in reply.said["error"]) == (400, True)
+    assert server.seen == []
+
+
 # --- faults ---------------------------------------------------------------------------------------------
 
 

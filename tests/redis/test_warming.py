@@ -12,7 +12,7 @@ from django.core.cache import caches
 from django.db import transaction
 
 from redis_infra.exceptions import SettingsError
-from redis_infra.querycache import cached, cached_many, invalidate, warm_run, warming
+from redis_infra.querycache import cached, cached_many, invalidate, loading, warm_run, warming
 from redis_infra.querycache.entries import NOBODY, new_token
 from redis_infra.querycache.space import space_for
 from redis_infra.querycache.warm_run import warm
@@ -279,6 +279,30 @@ def test_what_somebody_else_is_computing_is_left_to_him():
     assert counts(users.warm([0, 1])) == {"warmed": 1, "left": 1}
     assert users.calls == [0]
     assert space.engine.run(space.renew(place, token))
+
+
+@pytest.mark.usefixtures("site")
+def test_what_somebody_was_computing_when_he_was_killed_is_loaded():
+    users, space = Users(), space_for("default")
+    place, token = space.place("user:1"), new_token()
+    space.engine.run(space.acquire(place, token, NOBODY, 1000))
+    space.engine.run(space._change_lease(place, token, 0, 1000, remove=False))
+    assert counts(users.warm([0, 1])) == {"warmed": 2}
+    assert users.load.get(1) == {"id": 1}
+
+
+@pytest.mark.usefixtures("site")
+def test_what_failed_and_was_served_expired_is_loaded(monkeypatch):
+    monkeypatch.setattr(loading, "PAUSE", 1)
+    users = Users(stale="1h")
+    expiring = cached("user:{user_id}", ttl="1ms", stale="1h")(lambda user_id: {"id": 0})
+    expiring(1)
+    wait_for(lambda: users.load.get(1) is None)
+    users.before = lambda user_id: 1 // 0
+    assert users.load(1) == {"id": 0}
+    users.before = lambda user_id: None
+    assert counts(users.warm([1])) == {"warmed": 1}
+    assert users.load.get(1) == {"id": 1}
 
 
 @pytest.mark.usefixtures("site")

@@ -80,9 +80,37 @@ def writer_of(store: FileStore) -> sqlite3.Connection:
 
 def test_nothing_is_made_before_it_is_used(store: FileStore, path: Path) -> None:
     assert (store.where, repr(store)) == (str(path), f"FileStore({str(path)!r})")
-    assert not path.exists()
-    assert store.get("k") is None
+    store.set("k", "v")
     assert path.exists()
+
+
+def test_who_reads_makes_nothing(store: FileStore, path: Path) -> None:
+    assert (store.get("k"), store.mget("k", "l"), list(store.scan()), store.ping()) == (
+        None,
+        [None, None],
+        [],
+        True,
+    )
+    assert list(path.parent.iterdir()) == []
+    store.set("k", "v")
+    assert store.get("k") == "v"
+
+
+@pytest.mark.parametrize("theirs", ["no bytes", "no tables"])
+def test_an_empty_file_is_taken_over_by_who_writes_and_not_by_who_reads(
+    store: FileStore, path: Path, theirs: str
+) -> None:
+    path.touch()
+    if theirs == "no tables":
+        with raw(path) as database:
+            database.execute("VACUUM")
+            database.execute("PRAGMA user_version = 0")
+    before = path.read_bytes()
+    assert store.get("k") is None
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    store.set("k", "v")
+    assert store.get("k") == "v"
 
 
 def test_it_is_for_this_user_alone(store: FileStore, path: Path) -> None:
@@ -246,6 +274,23 @@ def test_who_waits_for_a_file_that_is_removed_writes_to_the_next(store: FileStor
             Path(f"{path}{end}").unlink()
     thread.join()
     assert store.mget("k", "n") == [None, "1"]
+
+
+def test_a_directory_that_is_put_in_its_place_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    """Or else two processes write and move the log at once: who opened it later has another lock."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    path = directory / "kv.sqlite3"
+    with FileStore("h:", path, patience=SHORT) as store:
+        store.set("k", "v")
+        directory.rename(tmp_path / "old")
+        directory.mkdir()
+        store.set("k", "w")
+        with open(f"{path}-lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            with pytest.raises(StoreUnavailable, match="other processes"):
+                store.set("k", "x")
+        assert store.get("k") == "w"
 
 
 def test_a_file_that_is_put_in_its_place_is_read(store: FileStore, path: Path, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ class Command(BaseCommand):
         try:
             with self._redis(redis) as url:
                 try:
-                    server = UpstashServer(url, token=token, read_only_token=read_only_token, port=port)
+                    server = UpstashServer(
+                        url, token=token, read_only_token=read_only_token, port=port, keep=0
+                    )
                 except (OSError, OverflowError) as error:
                     raise CommandError(f"--port {port}: {error}; take another one", returncode=2) from error
                 with server:
