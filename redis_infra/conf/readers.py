@@ -189,16 +189,20 @@ def optional_url(value: Any, name: str) -> str | None:
 def rest_url(value: Any, name: str) -> str:
     """Read where a REST API is: the token goes there with every request, so not in the clear."""
     text = value.strip().rstrip("/") if isinstance(value, str) else ""
+    shown = redact_url(text) if text else f"a {type(value).__name__}"
+    if problem := _problem_of_rest_url(text):
+        value = text = ""  # a token may be in it, and reports of errors show variables
+        raise SettingsError(f"{name}: {shown!r} {problem}")
+    return text
+
+
+def _problem_of_rest_url(text: str) -> str:
     host = re.fullmatch(r"(?i)https?://(?:[^@/]*@)?(\[[^\]]+\]|[^:/?#@]+)(:[0-9]{1,5})?(/[^?#]*)?", text)
     if host is None:
-        shown = redact_url(text) if text else f"a {type(value).__name__}"
-        raise SettingsError(f"{name}: {shown!r} is not the URL of a REST API; write https://host")
+        return "is not the URL of a REST API; write https://host"
     if text[:6].lower() != "https:" and not _is_loopback(host[1].strip("[]")):
-        raise SettingsError(
-            f"{name}: {redact_url(text)!r} would send the token in the clear; write https:// "
-            "(http:// is for a server on this machine)"
-        )
-    return text
+        return "would send the token in the clear; write https:// (http:// is for a server on this machine)"
+    return ""
 
 
 def _is_loopback(host: str) -> bool:

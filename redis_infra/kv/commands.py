@@ -446,7 +446,7 @@ class Commands:
 
 
 def _slot_tag(name: str) -> str:
-    """Return what in braces is in the slot of a key in a cluster: what decides about it, if braces hold it."""
+    """Return what in braces is in the slot of a key in a cluster: if they hold it, what decides about it."""
     begin = name.find("{")
     end = name.find("}", begin + 1) if begin >= 0 else -1
     if end > begin + 1:

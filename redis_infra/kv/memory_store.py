@@ -122,7 +122,9 @@ def _interrupts(commands: Sequence[Command[Any]], *, atomic: bool = False) -> St
         "this thread is in the middle of another command, which a signal handler or a __del__ interrupts; "
         "use the store when that has returned, or from another thread"
     )
-    return StoreUnavailable(name_of(commands, atomic=atomic), commands[0].key if commands else "", reason=reason)
+    return StoreUnavailable(
+        name_of(commands, atomic=atomic), commands[0].key if commands else "", reason=reason
+    )
 
 
 class _Table:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
@@ -54,14 +56,22 @@ KEPT_FOR: Final = 20.0
 """Seconds that an idle connection is kept: less than what is in front of an API usually allows."""
 MOST: Final = 50
 """Connections at once, of a process and of each event loop."""
+SLOWEST: Final = 1e6
+"""A request of this many bytes may take a second longer: its way is that of the internet."""
+_PIECE: Final = 64 * 2**10
+_BEGINS: Final = "http11.send_request_headers.started"
+"""What httpcore says when a connection is there and a request begins; also one to a proxy."""
+_CLIENTS: Final = "_redis_infra_upstash"
+"""The attribute by which an event loop has its clients."""
 
 
 class UpstashStore(KVStore):
     """A ``KVStore`` over the REST API of Upstash, or of a server that speaks it.
 
     ``url`` is its ``https://``; ``http://`` on this machine only, because the token goes with every request.
-    ``connect_timeout`` seconds for each step of a connection, ``command_timeout`` for each of sending, the
-    answer's beginning and the rest of it. Proxies are those of the environment (HTTPS_PROXY), for ``https``.
+    ``connect_timeout`` seconds for each step of a connection, ``command_timeout`` for sending and the whole
+    answer, however it comes, and a second more for each megabyte that is sent. Proxies are those of the
+    environment (HTTPS_PROXY), for ``https``.
 
     Has a circuit of its own: a failed connection opens it, or three answers in a row that did not come. Then
     commands fail at once, but for one now and then that finds out. Opens nothing before the first command.
@@ -91,6 +101,9 @@ class UpstashStore(KVStore):
             raise MissingExtra("httpx", "upstash")
         # Hidden first: what fails below shows its variables to who reports errors with them.
         hidden, token = _Token(token), ""
+        url, problem = _checked(url)
+        if problem := problem or hidden.problem:
+            raise SettingsError(problem)
         self._api = _Api(url, hidden, connect_timeout, command_timeout, max_reply)
         self._where = self._api.where
         self.breaker = CircuitBreaker(
@@ -250,17 +263,15 @@ class _Api:
     """
 
     __slots__ = (
-        "_bare", "_command_timeout", "_connect_timeout", "_held", "_lock", "_loops", "_max_reply", "_pid",
-        "_seen", "_token", "_trusted", "_url", "where",
+        "_bare", "_command_timeout", "_connect_timeout", "_held", "_in_loops", "_lock", "_max_reply", "_own",
+        "_pid", "_seen", "_token", "_trusted", "_url", "where",
     )  # fmt: skip
 
     def __init__(
         self, url: str, token: _Token, connect_timeout: float, command_timeout: float, max_reply: int
     ) -> None:
-        self._url = readers.rest_url(url, "UpstashStore: url")
-        parts = urlsplit(self._url)
-        if "@" in parts.netloc:
-            raise SettingsError("UpstashStore: url: the token is in it; pass it as token")
+        self._url = url
+        parts = urlsplit(url)
         self._token = token
         self._bare = parts.scheme.lower() == "http"
         self._connect_timeout = connect_timeout
@@ -275,21 +286,21 @@ class _Api:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._held: _Held | None = None
-        self._loops: dict[asyncio.AbstractEventLoop, _LoopHeld] = {}
+        self._own = _Owner()
+        self._in_loops: weakref.WeakSet[_LoopHeld] = weakref.WeakSet()
 
     def send(self, request: rest.Request) -> list[Any] | StoreError | _Failure:
         import httpx
 
         try:
-            with self._client(httpx) as client:
-                sent = client.build_request("POST", self._url + request.path, content=request.body)
-                self._add_seen(sent)
+            with self._client(httpx) as client, _exchange.bounded(self._time_for(request)) as trace:
+                sent = self._request(client, request, trace)
                 response = client.send(sent, stream=True)
                 try:
-                    body, deadline = bytearray(), time.monotonic() + self._command_timeout
+                    body = bytearray()
                     for part in response.iter_bytes():
                         body += part
-                        self._check(body, deadline)
+                        self._check(body)
                 finally:
                     response.close()
         except Exception as error:
@@ -300,26 +311,37 @@ class _Api:
         import httpx
 
         try:
-            async with self._aclient(httpx) as client:
-                sent = client.build_request("POST", self._url + request.path, content=request.body)
-                self._add_seen(sent)
+            # Whoever is called off has his connection closed by httpcore.
+            async with self._aclient(httpx) as client, asyncio.timeout(None) as bound:
+                sent = self._request(client, request, _rescheduling(bound, self._time_for(request)))
                 response = await client.send(sent, stream=True)
                 try:
-                    body, deadline = bytearray(), time.monotonic() + self._command_timeout
+                    body = bytearray()
                     async for part in response.aiter_bytes():
                         body += part
-                        self._check(body, deadline)
+                        self._check(body)
                 finally:
                     await response.aclose()
         except Exception as error:
             return self._failure(error, httpx)
         return self._understood(request, response, bytes(body))
 
-    def _check(self, body: bytearray, deadline: float) -> None:
+    def _request(
+        self, client: httpx.Client | httpx.AsyncClient, request: rest.Request, trace: Callable[..., object]
+    ) -> httpx.Request:
+        url, body = self._url + request.path, request.body
+        sent = client.build_request("POST", url, content=body, extensions={"trace": trace})
+        with self._lock:
+            if self._seen:
+                sent.headers[rest.SYNC_TOKEN] = self._seen
+        return sent
+
+    def _time_for(self, request: rest.Request) -> float:
+        return self._command_timeout + len(request.body) / SLOWEST
+
+    def _check(self, body: bytearray) -> None:
         if len(body) > self._max_reply:
             raise _TooLarge
-        if time.monotonic() > deadline:
-            raise TimeoutError
 
     def _understood(
         self, request: rest.Request, response: httpx.Response, body: bytes
@@ -351,11 +373,6 @@ class _Api:
             return _Failure("too large", f"an answer of more than {self._max_reply} bytes")
         return _Failure("lost", cause)
 
-    def _add_seen(self, sent: httpx.Request) -> None:
-        with self._lock:
-            if self._seen:
-                sent.headers[rest.SYNC_TOKEN] = self._seen
-
     # Clients
 
     @contextmanager
@@ -381,12 +398,15 @@ class _Api:
         """Give the client of the running event loop, as :meth:`_client`."""
         self._is_ours()
         loop = asyncio.get_running_loop()
-        held = self._loops.get(loop)
+        clients = _clients_of(loop)
+        held = clients.get(self._own)
         if held is None or held.client.is_closed:
+            held = clients[self._own] = _LoopHeld(httpx.AsyncClient(**self._options(httpx)), loop)
             with self._lock:
-                for dead in [known for known in self._loops if known.is_closed()]:
-                    del self._loops[dead]
-                held = self._loops[loop] = _LoopHeld(httpx.AsyncClient(**self._options(httpx)))
+                dead = [known for known in self._in_loops if known.loop.is_closed()]
+                self._in_loops.add(held)
+            for known in dead:
+                _clients_of(known.loop).pop(self._own, None)
             await held.end_with_loop()
         held.users += 1
         try:
@@ -439,8 +459,7 @@ class _Api:
             held.client.close()
 
     async def aclose(self) -> None:
-        with self._lock:
-            held = self._loops.pop(asyncio.get_running_loop(), None)
+        held = _clients_of(asyncio.get_running_loop()).pop(self._own, None)
         if held is None:
             return
         held.retired = True
@@ -449,11 +468,95 @@ class _Api:
 
     def after_fork(self) -> None:
         # Kept, and never touched: closed here, the parent's event loop would be deaf on them.
-        _inherited.append((self._held, self._loops))
+        _inherited.append((self._held, self._own, list(self._in_loops)))
         self._start()
 
 
 _inherited: list[object] = []
+
+
+class _Owner:
+    """What an event loop knows a store's client by; another one after a fork."""
+
+
+def _clients_of(loop: asyncio.AbstractEventLoop) -> weakref.WeakKeyDictionary[_Owner, _LoopHeld]:
+    """Return the clients that an event loop has: its own, since they hold it and would keep it otherwise."""
+    clients: weakref.WeakKeyDictionary[_Owner, _LoopHeld] | None = getattr(loop, _CLIENTS, None)
+    if clients is None:
+        clients = weakref.WeakKeyDictionary()
+        setattr(loop, _CLIENTS, clients)
+    return clients
+
+
+def _checked(url: str) -> tuple[str, str]:
+    """Return a URL, and what is wrong with it: then it is empty, and in no variable where that is raised."""
+    try:
+        url = readers.rest_url(url, "UpstashStore: url")
+    except SettingsError as error:
+        return "", str(error)
+    if "@" in urlsplit(url).netloc:
+        return "", "UpstashStore: url: the token is in it; pass it as token"
+    return url, ""
+
+
+# How long an exchange may take. httpx has timeouts for single reads, and who answers a byte a second, or
+# "just a moment" without end, is within them.
+
+
+class _Exchange(threading.local):
+    """When the exchange of a thread is to be over."""
+
+    ends = math.inf
+
+    @contextmanager
+    def bounded(self, seconds: float) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+        """Bound what is sent and read in it, from when there is a connection; for httpcore to call."""
+        import httpcore
+
+        def trace(event: str, info: dict[str, Any]) -> None:
+            if event == _BEGINS:
+                self.ends = time.monotonic() + seconds
+            elif isinstance(stream := info.get("return_value"), httpcore.NetworkStream):
+                self._bind(stream)
+
+        outer, self.ends = self.ends, math.inf  # there is one if a signal handler is what runs here
+        try:
+            yield trace
+        finally:
+            self.ends = outer
+
+    def _bind(self, stream: Any) -> None:
+        """Let what uses a new stream be over in time."""
+        read, write = stream.read, stream.write
+
+        def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
+            data: bytes = read(max_bytes, timeout=self._left(timeout))
+            return data
+
+        def bounded_write(data: bytes, timeout: float | None = None) -> None:
+            for begin in range(0, len(data), _PIECE):
+                write(data[begin : begin + _PIECE], timeout=self._left(timeout))
+
+        stream.read, stream.write = bounded_read, bounded_write
+
+    def _left(self, timeout: float | None) -> float:
+        left = min(self.ends - time.monotonic(), math.inf if timeout is None else timeout)
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+_exchange = _Exchange()
+
+
+def _rescheduling(bound: asyncio.Timeout, seconds: float) -> Callable[[str, object], Awaitable[None]]:
+    """Return what httpcore calls, for a bound to begin when there is a connection."""
+
+    async def trace(event: str, info: object) -> None:
+        if event == _BEGINS:
+            bound.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    return trace
 
 
 class _TooLarge(Exception):
@@ -466,12 +569,17 @@ class _Token:
     __slots__ = ("text",)
 
     def __init__(self, text: str) -> None:
-        self.text, text = readers.optional_token(text, "UpstashStore: token") or "", ""
-        if not self.text or not all("!" <= character <= "~" for character in self.text):
-            raise SettingsError(
-                "UpstashStore: token: it is empty, or has spaces or signs in it that no token has; "
-                "copy it from the console again"
-            )
+        self.text = text.strip() if isinstance(text, str) else ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with it; nothing if nothing is."""
+        if self.text and all("!" <= character <= "~" for character in self.text):
+            return ""
+        return (
+            "UpstashStore: token: it is empty, no text, or has spaces or signs in it that no token has; "
+            "copy it from the console again"
+        )
 
     def hidden_in(self, text: str) -> str:
         return text.replace(self.text, "***")
@@ -495,12 +603,14 @@ class _Held:
 
 
 class _LoopHeld:
-    """The client of an event loop. It ends with that too: every way to close a loop ends its generators."""
+    """The client of an event loop, which alone has it. It ends with that: every way to close a loop ends its
+    generators, and one that is dropped takes it along."""
 
-    __slots__ = ("_end", "client", "retired", "users")
+    __slots__ = ("__weakref__", "_end", "client", "loop", "retired", "users")
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
         self.client = client
+        self.loop = loop
         self.users = 0
         self.retired = False
         self._end = self._until_the_end()

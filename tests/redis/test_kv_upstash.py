@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import gc
 import logging
 import os
 import pickle
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -23,7 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from upstash_redis.errors import UpstashError
 
-from redis_infra.conf import AliasSettings
+from redis_infra.conf import AliasSettings, readers
 from redis_infra.connection.embedded import free_port
 from redis_infra.exceptions import (
     CounterOverflow,
@@ -39,7 +41,7 @@ from redis_infra.exceptions import (
     StoreUnavailable,
     TransactionDiscarded,
 )
-from redis_infra.kv import upstash_store
+from redis_infra.kv import rest, upstash_store
 from redis_infra.kv.commands import Command
 from redis_infra.kv.redis_store import RedisStore
 from redis_infra.kv.upstash_store import UpstashStore
@@ -365,6 +367,32 @@ def test_a_refusal_of_the_url_does_not_show_the_token():
     assert TOKEN not in shown(ours)
 
 
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [
+        ("https://x.upstash.io", f"{TOKEN} and more"),
+        ("https://x.upstash.io", f'"{TOKEN}\0"'),
+        ("https://x.upstash.io", TOKEN.encode()),
+        (f"https://:{TOKEN}@x.upstash.io", "another"),
+        (f"http://:{TOKEN}@example.com", "another"),
+        (f"https://:{TOKEN}@", "another"),
+        (f"https://:{TOKEN}@two words", "another"),
+    ],
+)
+def test_no_variable_of_a_refusal_shows_the_token(url, token):
+    with pytest.raises(SettingsError) as caught:
+        UpstashStore(HOME, url, token)
+    assert caught.value.__context__ is None
+    assert TOKEN not in shown(caught.value.with_traceback(caught.tb.tb_next))
+
+
+@pytest.mark.parametrize("url", [f"https://:{TOKEN}@", f"http://:{TOKEN}@example.com"])
+def test_no_variable_of_the_reader_of_urls_shows_a_token(url):
+    with pytest.raises(SettingsError) as caught:
+        readers.rest_url(url, "a setting")
+    assert TOKEN not in shown(caught.value.with_traceback(caught.tb.tb_next))
+
+
 def test_without_httpx_there_is_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(MissingExtra, match=r'pip install "redis-infra\[upstash\]"'):
@@ -503,25 +531,69 @@ def test_an_answer_beyond_all_bounds_is_not_read(open_store, server, call):
     assert store.breaker.closed
 
 
-def test_an_answer_that_comes_in_drops_is_not_waited_for(open_store, call):
-    """Each byte is within the timeout, and all of them are not."""
+DRIPS = {
+    "header": (b"HTTP/1.1 200 OK\r\n", b"X"),
+    "1xx": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" "),
+    "chunked": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"n"),
+    "gzip": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1000\r\n\r\n"
+        b"\x1f\x8b\x08\x08\0\0\0\0\0\3",  # and then the name of a file
+        b"n",
+    ),
+}
 
-    def drip(listener):
-        client, _ = listener.accept()
-        with client, contextlib.suppress(OSError):
-            client.recv(65536)
-            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            while not over.wait(0.02):
-                client.sendall(b" ")
 
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=drip, args=(listener,))
+@pytest.fixture
+def dripping():
+    """Servers that answer ``beginning`` and then ``drop`` again and again, and see who hangs up."""
+    over, started = threading.Event(), []
+
+    def dripping(beginning, drop):
+        def answer():
+            client, _ = listener.accept()
+            with client, contextlib.suppress(OSError):
+                client.recv(65536)
+                client.sendall(beginning)
+                while not over.wait(0.02):
+                    client.sendall(drop)
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(StoreIndeterminate, match="no answer"):
-            call(open_store(f"http://127.0.0.1:{listener.getsockname()[1]}", command_timeout=0.3).incr, "n")
+        started.append((thread, listener))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}", thread
+
+    yield dripping
+    over.set()
+    for thread, listener in started:
         thread.join(10)
-        assert not thread.is_alive()
+        listener.close()
+
+
+@pytest.mark.parametrize("what", DRIPS)
+def test_an_answer_that_comes_in_drops_is_not_waited_for(open_store, call, dripping, what):
+    """Each byte is within the timeout, and all of them are not."""
+    url, answering = dripping(*DRIPS[what])
+    store = open_store(url, command_timeout=0.3)
+    with pytest.raises(StoreIndeterminate, match=r"no answer within 0\.3 s"):
+        call(store.incr, "n")
+    answering.join(10)
+    assert not answering.is_alive()  # it was hung up on
+
+
+def test_a_kept_connection_is_bounded_by_the_exchange_that_it_is_used_for(store, server, monkeypatch):
+    assert store.incr("n") == 1
+    monkeypatch.setattr(upstash_store._exchange, "ends", 0.0)  # of another one, which a signal interrupted
+    assert store.incr("n") == 2
+    assert (server.connections, upstash_store._exchange.ends) == (1, 0.0)
+
+
+def test_more_to_send_may_take_longer(open_store):
+    """At a megabyte in a second: what goes over the internet has its time."""
+    store = open_store(command_timeout=0.001)
+    request = rest.one(store.commands.set("k", "v" * 5_000_000))
+    assert 5 < store._api._time_for(request) < 6
 
 
 # --- counting through lost replies ----------------------------------------------------------------------
@@ -809,6 +881,44 @@ def test_an_event_loop_takes_its_connections_with_it(store, server, redis_server
         for _ in range(5):
             asyncio.run(count())
     assert store.get("n") == "60"
+
+
+def dropped(use):
+    """Use a store in an event loop that nobody closes, and forget it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Python says so: of the loop, and of its connection
+        asyncio.new_event_loop().run_until_complete(use())
+        gc.collect()
+
+
+def test_an_event_loop_that_is_dropped_takes_its_connections_with_it(store, redis_server, leak_check):
+    dropped(lambda: store.aincr("n"))
+    with leak_check(redis_server):
+        for _ in range(5):
+            dropped(lambda: store.aincr("n"))
+    assert store.get("n") == "6"
+    assert not store._api._in_loops
+
+
+def test_an_event_loop_that_was_only_closed_leaves_nothing_behind(store):
+    loops = [asyncio.new_event_loop() for _ in range(5)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for loop in loops:
+            loop.run_until_complete(store.aincr("n"))
+            loop.close()
+        gc.collect()
+        assert asyncio.run(store.aincr("n")) == 6
+        gc.collect()
+        assert not store._api._in_loops
+
+
+def test_two_stores_have_two_clients_in_one_event_loop(open_store, server):
+    async def count():
+        return [await store.aincr("n") for store in (open_store(), open_store())]
+
+    assert asyncio.run(count()) == [1, 2]
+    assert server.connections == 2
 
 
 def test_a_forked_child_has_connections_of_its_own(store, server):

@@ -17,6 +17,7 @@ import upstash_redis.asyncio
 from upstash_redis.errors import UpstashError
 
 from redis_infra.testing import UpstashServer
+from redis_infra.testing.upstash import Seen
 
 TOKEN, READER = "t0ken", "r3ader"
 

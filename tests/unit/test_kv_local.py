@@ -23,6 +23,7 @@ from redis_infra.exceptions import (
     StoreQuotaExceeded,
     StoreRejected,
     StoreTypeError,
+    StoreUnavailable,
     TransactionDiscarded,
 )
 from redis_infra.kv.base import KVStore
@@ -518,6 +519,47 @@ def test_event_loops_use_memory_without_a_thread(monkeypatch: pytest.MonkeyPatch
 
     assert asyncio.run(use()) == (50, [True, "v"])
     assert asyncio.run(store.aget("n")) == "50"
+
+
+def test_what_interrupts_a_command_in_its_thread_is_refused_and_does_not_hang() -> None:
+    """As a signal handler, or a ``__del__``: this clock is asked in the middle of every command."""
+
+    class Interrupting(FakeClock):
+        def monotonic(self) -> float:
+            if interruptions:
+                interruptions.pop()()
+            return super().monotonic()
+
+    def interrupt() -> None:
+        for action in (lambda: store.incr("n"), lambda: store.batch([("incr", "n"), ("get", "n")])):
+            with pytest.raises(StoreUnavailable, match="in the middle of another command"):
+                action()
+            refused.append(1)
+
+    interruptions: list[Callable[[], None]] = []
+    refused: list[int] = []
+    store = MemoryStore("h:", clock=Interrupting())
+    interruptions.append(interrupt)
+    assert store.incr("n") == 1
+    interruptions.append(interrupt)
+    assert store.batch([("incr", "n"), ("incr", "n")]) == [2, 3]
+    assert len(refused) == 4
+
+
+def test_a_command_that_was_broken_off_leaves_the_store_usable() -> None:
+    class Breaking(FakeClock):
+        def monotonic(self) -> float:
+            if breaks:
+                raise breaks.pop()
+            return super().monotonic()
+
+    breaks: list[BaseException] = []
+    store = MemoryStore("h:", clock=Breaking())
+    for action in (lambda: store.incr("n"), lambda: store.batch([("incr", "m")])):
+        breaks.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            action()
+    assert store.incr("n") == 1
 
 
 def test_a_forked_child_goes_on_with_a_copy(local: KVStore) -> None:

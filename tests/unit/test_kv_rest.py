@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from redis_infra.exceptions import (
     CounterOverflow,
@@ -42,6 +44,32 @@ def encoded(data):
 
 
 # --- what is sent ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [1e308, sys.float_info.max, 1e300, 2.0**62, 10**30])
+def test_more_seconds_than_can_be_counted_are_refused(seconds):
+    for make in (
+        lambda: MAKE.set("k", "v", ex=seconds),
+        lambda: MAKE.expire("k", seconds),
+        lambda: MAKE.expire("k", -seconds),
+    ):
+        with pytest.raises(ValueError, match="more than a store can count"):
+            make()
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "{a}b", "a}b", "{}x", "}{", "{", "}", "{}", "a{}b{c}", "a{b}c}", "{{a}}", "é}", "}" * 50]
+)
+@pytest.mark.parametrize("home", ["ri:kv:", "{site}:kv:", "a}b:", ""])
+def test_what_remembers_an_operation_is_in_the_slot_of_its_counter(home, key):
+    command = Commands(home).incr(key, op_id="} {7")
+    counter, mark = (key_slot(name.encode()) for name in command.keys)
+    assert counter == mark
+
+
+def test_counters_of_one_slot_have_marks_of_their_own():
+    keys = ["{a}x", "{a}y", "a", "}a", "a}", "{}a"]
+    assert len({MAKE.incr(key, op_id="7").mark for key in keys}) == len(keys)
 
 
 def test_one_command_is_an_array_of_texts():
