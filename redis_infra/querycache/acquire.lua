@@ -46,8 +46,9 @@ if redis.call('PTTL', index) < stay then
   redis.call('PEXPIRE', index, stay + 3600000)
 end
 -- Here and not where values are stored, as much is asked for that never is. Each lease looks at a few
--- members, and removes those whose entries are gone. In the steady state as many go as come when one in so many is dead: with four looks a quarter of the live ones at most, whatever it
--- was that removed the entries (expiry, eviction, somebody's UNLINK). Where more are found, it looks again.
+-- members, and removes those whose entries are gone. In the steady state as many go as come when one in so
+-- many is dead: with four looks a quarter of the live ones at most, whatever it was that removed the entries
+-- (expiry, eviction, somebody's UNLINK). Where more are found, it looks again.
 for _ = 1, 4 do
   local dead = {}
   for _, member in ipairs(redis.call('ZRANDMEMBER', index, 4)) do

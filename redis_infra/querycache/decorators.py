@@ -91,9 +91,11 @@ def cached(
     several, whose results belong to the key (``get_language``). Another ``version`` makes a miss of what was
     kept. ``serializer`` is as in the settings.
 
-    One caller computes, in this process and in all others; who comes meanwhile waits for it, ten seconds at
-    most. A result that was computed before an invalidation is not kept after it. In ``atomic()`` results are
-    kept at commit. Thread-safe, safe after ``fork``, in any number of event loops; native coroutines.
+    One caller computes, in this process and in all others; who comes meanwhile waits for it, ten seconds, and
+    then computes as well: of each process one at a time, and after ten seconds more all. A result that was
+    computed before an invalidation is not kept after it. In ``atomic()`` results are kept at commit, in a
+    transaction begun by ``set_autocommit(False)`` never. Thread-safe, safe after ``fork``, in any number of
+    event loops; native coroutines.
 
     Raises:
         SettingsError: when decorating: a field that is no parameter, an unknown data type, a wrong lifetime.

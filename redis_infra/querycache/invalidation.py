@@ -15,7 +15,7 @@ from redis_infra.querycache import transactions
 from redis_infra.querycache.space import space_for
 from redis_infra.querycache.transactions import Invalidation
 
-__all__ = ["ainvalidate", "carry_out", "invalidate"]
+__all__ = ["ainvalidate", "carry_out", "invalidate", "is_text"]
 
 
 def invalidate(
@@ -79,6 +79,11 @@ def carry_out(action: Invalidation) -> int:
     return removed
 
 
+def is_text(text: str) -> bool:
+    """Whether text can be written in UTF-8, as keys are."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _rendered(patterns: Iterable[str | Template], fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Return globs, of templates those for these values."""
     named = get_settings().keys
@@ -108,6 +113,8 @@ def _wanted(
             raise ValueError(f"{each!r} is neither a pattern nor a tag; write such as 'chat:42:*'")
         if not each:
             raise ValueError("an empty pattern or tag matches nothing; write such as 'chat:42:*'")
+        if not is_text(each):
+            raise ValueError(f"{each!r} has half a character (a surrogate) in it, which no key has")
     for pattern in patterns:
         if not pattern.strip("*"):
             raise ValueError(f"{pattern!r} would forget everything; run: manage.py cache_clear --all")

@@ -21,12 +21,12 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db.models import QuerySet
 
 from redis_infra.cache.codec import Codec, Unreadable
-from redis_infra.cache.lease import computing, held, is_computing, is_computing_any, pauses
+from redis_infra.cache.lease import WAIT, computing, held, is_computing, is_computing_any, pauses
 from redis_infra.cache.steps import Call, Fly, Step, Steps, Work
 from redis_infra.cache.values import MISSING
 from redis_infra.querycache import transactions
 from redis_infra.querycache.entries import NOBODY, Entry, new_token, now_ms, pack_entry, read_entry
-from redis_infra.querycache.gate import gate
+from redis_infra.querycache.gate import gate, turns
 from redis_infra.querycache.policy import Policy
 from redis_infra.querycache.space import Place, Space
 
@@ -146,7 +146,7 @@ def get(
         payload = yield Fly(
             place.name,
             partial(_leading, space, recipe, place, seen, compute, mine),
-            partial(_alone, recipe, compute, mine),
+            partial(_alone, space, recipe, place, compute, mine, time.monotonic()),
         )
         if mine:
             return mine[0]
@@ -171,10 +171,38 @@ def _leading(
     return loaded.payload
 
 
-def _alone(recipe: Recipe, compute: Callable[[], Any], mine: list[Any]) -> Generator[Step, Any, None]:
-    """Compute without asking who else does, and keep nothing."""
+def _alone(
+    space: Space, recipe: Recipe, place: Place, compute: Callable[[], Any], mine: list[Any], since: float
+) -> Generator[Step, Any, None]:
+    """Compute although somebody else does, and keep nothing; ``since`` is when he was first waited for."""
+    if time.monotonic() - since < WAIT:  # who leads may need this one, which must not wait
+        recipe.tally.computations += 1
+        mine.append((yield Call(compute)))
+    else:
+        mine.append((yield from _late(space, recipe, place, compute)))
+
+
+def _late(
+    space: Space, recipe: Recipe, place: Place, compute: Callable[[], Any]
+) -> Generator[Step, Any, Any]:
+    """Compute after having waited as long as anybody does, and keep nothing; one of a process at a time.
+
+    Who waits for his turn looks whether the value has come.
+    """
+    owner = object()
+    for pause in turns.waits((place.name,), owner):
+        yield pause
+        raw, *stamps = yield space.read_many((place.name, *place.stamps))
+        entry = judge(raw, stamps, recipe.policy.version).entry
+        if entry is not None and entry.fresh > now_ms():
+            value = decode(space, recipe, place, entry.payload)
+            if value is not MISSING:
+                return value
     recipe.tally.computations += 1
-    mine.append((yield Call(compute)))
+    try:
+        return (yield Call(compute))
+    finally:
+        turns.leave(owner)
 
 
 class _Loaded(NamedTuple):
@@ -208,6 +236,8 @@ def _lead(
             tally.waits += not waited
             waited = True
             yield pause
+    if waited:
+        return _Loaded((yield from _late(space, recipe, place, compute)), None)
     tally.computations += 1
     return _Loaded((yield Call(compute)), None)
 
@@ -259,7 +289,7 @@ def _compute(
         held.leave(token, partial(space.engine.run, space.release(place, token)))
         raise
     held.drop(token)
-    if raw is None or payload is None:
+    if raw is None or payload is None or transactions.is_by_hand():
         yield space.release(place, token)
         return _Loaded(value, ALONE)
     fill = space.fill(place, token, raw, ttl)

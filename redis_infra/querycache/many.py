@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -42,7 +42,7 @@ from redis_infra.keys import Template, escape, template
 from redis_infra.querycache import loading, transactions
 from redis_infra.querycache.decorators import bound_to, kind_of, register, template_of
 from redis_infra.querycache.entries import new_token, now_ms, usable_payload
-from redis_infra.querycache.gate import gate
+from redis_infra.querycache.gate import gate, turns
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.loading import Recipe, Seen, Tally, judge
 from redis_infra.querycache.policy import Ttl, make_policy
@@ -55,7 +55,7 @@ from redis_infra.querycache.signature import (
 )
 from redis_infra.querycache.space import Filling, Place, Space, space_for
 
-__all__ = ["AsyncCachedMany", "CachedMany", "cached_many"]
+__all__ = ["AsyncCachedMany", "CachedMany", "cached_many", "mapping"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -115,6 +115,20 @@ def cached_many(
         return (AsyncCachedMany if is_async else CachedMany)(function, made, tag_templates, recipe)
 
     return decorate
+
+
+def mapping(label: str, loaded: Any) -> Mapping[Any, Any]:
+    """Return what a function has returned.
+
+    Raises:
+        TypeError: it is no mapping.
+    """
+    if not isinstance(loaded, Mapping):
+        raise TypeError(
+            f"{label} returned {'None' if loaded is None else f'a {type(loaded).__name__}'}; "
+            f"cached_many needs a mapping from items to their values, such as a dict"
+        )
+    return loaded
 
 
 class _Wanted(NamedTuple):
@@ -332,9 +346,28 @@ class _Base(Generic[P]):
         found: dict[Any, Any],
     ) -> Generator[Any, Any, None]:
         """Load what is missing, together where the leases are ours; wait for what others compute."""
+        owner = object()
+        try:
+            yield from self._fetch_all(space, load, missing, apart, found, owner)
+        finally:
+            turns.leave(owner)
+
+    def _fetch_all(
+        self,
+        space: Space,
+        load: _Function,
+        missing: list[_Missing],
+        apart: list[Any],
+        found: dict[Any, Any],
+        owner: object,
+    ) -> Generator[Any, Any, None]:
         recipe, looks, waited = self._recipe, pauses(), False
+        turn: Iterator[float] | None = None
         while missing or apart:
             pause = next(looks, None)
+            if pause is None and missing:  # who has waited as long as anybody does computes, one at a time
+                turn = turn or turns.waits([each.place.name for each in missing], owner)
+                pause = next(turn, None)
             late = pause is None
             tokens, stamps = yield from self._acquire(space, missing)
             mine = [each for each in missing if each.item in tokens]
@@ -424,7 +457,7 @@ class _Base(Generic[P]):
             loaded = yield Call(load)
         cost = time.perf_counter() - began
         tally.took(cost)
-        return loaded, cost
+        return mapping(self._recipe.label, loaded), cost
 
     def _fillings(
         self,
@@ -493,6 +526,10 @@ class _Base(Generic[P]):
         return loading.packed(policy, token, value, payload, own, cost)
 
     def _store(self, space: Space, fillings: list[Filling]) -> Generator[Any, Any, None]:
+        if transactions.is_by_hand():
+            for each in fillings:
+                yield space.release(each.place, each.token)
+            return
         fill = space.fill_many(fillings)
         connection = transactions.open_transaction()
         if connection is None:
@@ -522,7 +559,7 @@ class CachedMany(_Base[P], Generic[P, K, V]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
         space = space_for(self._recipe.alias)
         if space is None:
-            return dict(self.uncached(*args, **kwargs))
+            return dict(mapping(self._recipe.label, self.uncached(*args, **kwargs)))
         return steps.carry_out(space.engine, self._get(space, args, kwargs))  # type: ignore[no-any-return]
 
     def get(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
@@ -568,7 +605,7 @@ class AsyncCachedMany(_Base[P], Generic[P, K, V]):
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
         space = space_for(self._recipe.alias)
         if space is None:
-            return dict(await self.uncached(*args, **kwargs))
+            return dict(mapping(self._recipe.label, await self.uncached(*args, **kwargs)))
         return await steps.acarry_out(space.engine, self._get(space, args, kwargs))  # type: ignore[no-any-return]
 
     async def aget(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:

@@ -2,19 +2,24 @@
 
 By Django's signals, after commit. Bulk operations send none: give the model a manager of
 :class:`InvalidatingQuerySet`, or call :func:`invalidate_for`.
+
+It does not know of rows that change without one: by ``SET_NULL`` and ``SET_DEFAULT``, a child's by saving its
+parent, and where the rows were that ``bulk_create(update_conflicts=True)`` has overwritten.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist, ObjectDoesNotExist
 from django.db import models
-from django.db.models import signals
+from django.db.models import NOT_PROVIDED, signals
 from django.db.models.signals import class_prepared
 
 from redis_infra.conf import get_settings
@@ -44,25 +49,26 @@ def invalidate_on(
 
     Both are templates over ``instance``: ``"chat:{instance.room_id}:*"``, where ``*`` is a wildcard; or the
     name of a template in ``REDIS_INFRA["KEYS"]``. Saving, deleting and changes of many-to-many relations
-    count, on either side, also of models that inherit. Where a row moves (another ``room_id``) both its old
-    and its new keys are forgotten, which takes a query before it is saved. Rolled back, nothing is.
+    count, on either side, also of models that inherit; a proxy's rule is of all its rows. Where a row moves
+    (another ``room_id``) both its old and its new keys are forgotten, which takes a query before it is saved.
+    Rolled back, nothing is.
 
     Call it once for each, in ``AppConfig.ready`` or beside the cached functions.
 
     Raises:
         SettingsError: a pattern has a field that is not of ``instance``, or there is no pattern and no tag.
     """
+    if not isinstance(model, type) or not issubclass(model, models.Model):
+        raise SettingsError(f"invalidate_on({model!r}) is for models")
     rule = Rule(
         model,
         tuple(_template_of(each) for each in patterns),
         tuple(_template_of(each) for each in ([tags] if isinstance(tags, str | Template) else tags)),
         cache,
     )
-    if not isinstance(model, type) or not issubclass(model, models.Model):
-        raise SettingsError(f"invalidate_on({model!r}) is for models")
     rule.check()
     _rules.append(rule)
-    for each in _family(model):
+    for each in _family(rule.rows_of):
         _connect(each, rule)
     class_prepared.connect(_prepared, dispatch_uid="redis_infra.querycache")
 
@@ -74,7 +80,7 @@ def invalidate_for(instances: Iterable[models.Model], *, using: str | None = Non
     """
     instances = list(instances)
     return sum(
-        rule.forget([each for each in instances if isinstance(each, rule.model)], using) for rule in _rules
+        rule.forget([each for each in instances if isinstance(each, rule.rows_of)], using) for rule in _rules
     )
 
 
@@ -92,6 +98,19 @@ class Rule:
     tags: tuple[Template, ...]
     cache: str
 
+    @property
+    def rows_of(self) -> type[models.Model]:
+        """The model whose rows they are: a proxy has none of its own."""
+        return self.model._meta.concrete_model or self.model
+
+    def _seen(self, instance: models.Model) -> models.Model:
+        """Return a row as one of the rule's model, which may be a proxy with properties of its own."""
+        if isinstance(instance, self.model):
+            return instance
+        seen = copy(instance)
+        seen.__class__ = self.model
+        return seen
+
     def check(self) -> None:
         """Raise if it means nothing."""
         if not self.patterns and not self.tags:
@@ -108,7 +127,7 @@ class Rule:
         """Forget what depends on these rows; at commit, if a transaction is open."""
         patterns: dict[str, None] = {}
         tags: dict[str, None] = {}
-        for instance in instances:
+        for instance in map(self._seen, instances):
             try:
                 patterns.update(dict.fromkeys([_written(each, instance, escape) for each in self.patterns]))
                 tags.update(dict.fromkeys([_written(each, instance, str) for each in self.tags]))
@@ -172,7 +191,7 @@ def _family(model: type[models.Model]) -> Iterator[type[models.Model]]:
 
 def _prepared(sender: type[models.Model], **_: Any) -> None:
     for rule in _rules:
-        if issubclass(sender, rule.model):
+        if issubclass(sender, rule.rows_of):
             _connect(sender, rule)
 
 
@@ -186,6 +205,10 @@ def _connect(model: type[models.Model], rule: Rule) -> None:
         signals.pre_save.connect(receiver.before_save, sender=model, weak=False)
     signals.post_save.connect(receiver.saved, sender=model, weak=False)
     signals.post_delete.connect(receiver.deleted, sender=model, weak=False)
+    for other, way in _others(model, rule.rows_of):
+        related_deleted = partial(receiver.related_deleted, model, way)
+        for each in _family(other):
+            signals.pre_delete.connect(related_deleted, sender=each, weak=False)
     for through in _relations(model):
         signals.m2m_changed.connect(receiver.related, sender=through, weak=False)
 
@@ -202,6 +225,23 @@ def _relations(model: type[models.Model]) -> Iterable[Any]:
     return {relation.through for relation in (*forward, *back)}
 
 
+def _others(model: type[models.Model], top: type[models.Model]) -> Iterator[tuple[type[models.Model], str]]:
+    """Return the other sides of a model's many-to-many relations, and how queries for it name them.
+
+    Without those that it inherits from ``top``, which is asked itself. While models are still being loaded
+    nobody can tell.
+    """
+    if not apps.models_ready:
+        return
+    relations: list[Any] = [*model._meta.many_to_many, *model._meta.related_objects]
+    for each in relations:
+        is_inherited = each.model is not model and issubclass(each.model, top)
+        if not each.many_to_many or is_inherited:
+            continue
+        is_back = each.auto_created
+        yield each.related_model, str(each.field.related_query_name()) if is_back else each.name
+
+
 def _way_back(model: type[models.Model], through: Any) -> str:
     """Return the name, in queries for ``model``, of the relation that ``through`` keeps."""
     for field in model._meta.many_to_many:
@@ -211,6 +251,23 @@ def _way_back(model: type[models.Model], through: Any) -> str:
     return next(str(each.field.related_query_name()) for each in back if each.through is through)
 
 
+def _may_exist(instance: models.Model, *, is_raw: bool) -> bool:
+    """Whether saving a row may change one that there is already; as Django decides to try an UPDATE.
+
+    It does so for a key that was given by hand as well (``Model(pk=7).save()``, ``loaddata``), and not for a
+    new row whose key is made by default.
+    """
+    meta = instance._meta
+    keys = getattr(meta, "pk_fields", None) or [meta.pk]
+    if any(getattr(instance, key.attname) is None for key in keys):
+        return False
+    return is_raw or not instance._state.adding or not all(_has_default(key) for key in keys)
+
+
+def _has_default(field: Any) -> bool:
+    return field.has_default() or getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
+
+
 class _Receiver:
     """Django's signals, as one rule hears them."""
 
@@ -218,9 +275,16 @@ class _Receiver:
         self._rule = rule
         self._name = f"_redis_infra_before_{id(rule)}"
 
-    def before_save(self, sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
+    def before_save(
+        self,
+        sender: type[models.Model],
+        instance: models.Model,
+        using: str,
+        raw: bool = False,
+        **_: Any,
+    ) -> None:
         """Remember where a row was, since it may be moved."""
-        if instance.pk is None or instance._state.adding:
+        if not _may_exist(instance, is_raw=raw):
             return
         rows = sender._base_manager.using(using).filter(pk=instance.pk)
         vars(instance)[self._name] = rows.first()
@@ -231,6 +295,12 @@ class _Receiver:
 
     def deleted(self, instance: models.Model, using: str, **_: Any) -> None:
         self._rule.forget([instance], using)
+
+    def related_deleted(
+        self, model: type[models.Model], way: str, instance: models.Model, using: str, **_: Any
+    ) -> None:
+        """Forget the rows that were related to one that is to be deleted: of that no relation tells."""
+        self._rule.forget(model._base_manager.using(using).filter(**{way: instance}), using)
 
     def related(
         self,
@@ -247,9 +317,9 @@ class _Receiver:
         if action not in ("post_add", "post_remove", "pre_clear", "post_clear"):
             return
         rule = self._rule
-        if isinstance(instance, rule.model) and action != "pre_clear":
+        if isinstance(instance, rule.rows_of) and action != "pre_clear":
             rule.forget([instance], using)
-        if not issubclass(model, rule.model):
+        if not issubclass(model, rule.rows_of):
             return
         rows = model._base_manager.using(using)
         if action == "pre_clear":  # afterwards nobody knows which they were
@@ -280,15 +350,17 @@ class InvalidatingQuerySet(models.QuerySet[M]):
 
     def update(self, **kwargs: Any) -> int:
         # bulk_update() comes here as well.
-        if not any(issubclass(self.model, rule.model) for rule in _rules):
+        if not any(issubclass(self.model, rule.rows_of) for rule in _rules):
             return super().update(**kwargs)
-        before = list(self.all())
-        changed = super().update(**kwargs)
+        self._for_write = True  # the rows are read where they are changed
         rows = self.model._base_manager.using(self.db)
-        for start in range(0, len(before), MOST_ROWS):
-            part = before[start : start + MOST_ROWS]
-            after = rows.filter(pk__in=[row.pk for row in part])
-            invalidate_for((*part, *after), using=self.db)
+        # Whole rows, whatever this yields: values(), or rows whose other fields would be read afterwards.
+        keys = list(self.values_list("pk", flat=True))
+        parts = [keys[start : start + MOST_ROWS] for start in range(0, len(keys), MOST_ROWS)]
+        before = [list(rows.filter(pk__in=part)) for part in parts]
+        changed = super().update(**kwargs)
+        for part, were in zip(parts, before, strict=True):
+            invalidate_for((*were, *rows.filter(pk__in=part)), using=self.db)
         return changed
 
     update.alters_data = True  # type: ignore[attr-defined]  # templates must not call it

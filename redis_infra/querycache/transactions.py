@@ -3,6 +3,11 @@
 Django keeps the list of what is to happen at commit, and drops from it what a rollback or a savepoint undoes;
 there is no second list here. Until then this thread does not read what it has invalidated itself.
 
+After ``set_autocommit(False)`` there is no commit that Django would tell of: then what is computed is not
+stored, and what is invalidated goes at once, before others can read what it is about. Callbacks of
+``on_commit`` run in the order in which they were registered, and one from before an invalidation runs before
+it.
+
 Inside Django's ``TestCase``, which never commits, its own ``atomic`` does not count for what is stored or
 invalidated by hand; what is to be invalidated at commit waits for ``captureOnCommitCallbacks``, or until
 somebody reads what it is about.
@@ -20,7 +25,7 @@ from django.db import connections
 
 from redis_infra.keys import glob_to_regex
 
-__all__ = ["Invalidation", "at_commit", "is_invalidated_here", "open_transaction"]
+__all__ = ["Invalidation", "at_commit", "is_by_hand", "is_invalidated_here", "open_transaction"]
 
 
 class Invalidation:
@@ -95,6 +100,17 @@ def open_transaction(using: str | None = None, *, tests_count: bool = False) -> 
     """
     found: Iterable[Any] = connections.all(initialized_only=True) if using is None else [connections[using]]
     return next((each for each in found if each.in_atomic_block and (tests_count or _is_real(each))), None)
+
+
+def is_by_hand() -> bool:
+    """Whether a connection of this thread is in a transaction of which Django knows neither end.
+
+    After ``set_autocommit(False)``, or with ``"AUTOCOMMIT": False``: there is no commit to wait for.
+    """
+    return any(
+        each.connection is not None and not each.autocommit and not each.in_atomic_block
+        for each in connections.all(initialized_only=True)
+    )
 
 
 def _is_real(connection: Any) -> bool:

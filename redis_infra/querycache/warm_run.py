@@ -29,6 +29,7 @@ from redis_infra.exceptions import StoreUnavailable
 from redis_infra.querycache import loading, transactions
 from redis_infra.querycache.entries import filler_of, is_entry, new_token, now_ms
 from redis_infra.querycache.loading import Seen, judge
+from redis_infra.querycache.many import mapping
 from redis_infra.querycache.reach import ask, check_reach
 from redis_infra.querycache.space import Filling, Place, Space, space_for
 from redis_infra.querycache.warm_crew import Crew, Pace
@@ -80,7 +81,8 @@ class Outcome:
     left: int
     """Somebody else is computing them, or they were invalidated while they were loaded."""
     unkept: int
-    """Loaded, and not to be kept: by the function's condition, or its answer left them out."""
+    """Loaded, and not to be kept: by the function's condition, or its answer left them out, or it is in a
+    transaction that was begun by hand."""
     failed: int
     troubles: tuple[Trouble, ...]
     """The first few."""
@@ -389,6 +391,11 @@ class _Run:
         elif granted:
             wanted = [each.item.what for each in granted]
             found, cost = self._called(lambda: self._warmer.function.uncached(wanted))
+            if not isinstance(found, Exception):
+                try:
+                    found = mapping(self._warmer.recipe.label, found)
+                except TypeError as error:
+                    found = error
             for each in granted:
                 value = found if isinstance(found, Exception) else found.get(each.item.what, MISSING)
                 yield _Loaded(each, value, cost / len(granted))
@@ -444,6 +451,11 @@ class _Run:
                     self._release(item.place, token)
 
     def _store(self, ready: list[Filling]) -> None:
+        if transactions.is_by_hand():
+            for each in ready:
+                self._release(each.place, each.token)
+            self._count("unkept", len(ready))
+            return
         fill = self._space.fill_many(ready)
         connection = transactions.open_transaction()
         if connection is not None:

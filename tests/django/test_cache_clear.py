@@ -198,6 +198,8 @@ def test_patterns_of_a_type_name_its_functions():
         (["--pattern", "*"], r"--pattern '\*' selects everything; write --all"),
         (["--pattern", ""], "--pattern '' selects nothing"),
         (["--tag", ""], "--tag '' selects nothing"),
+        (["--pattern", "a:\udcff*"], "--pattern .* is not UTF-8"),
+        (["--tag", "a:\udcff"], "--tag .* is not UTF-8"),
         (["--all", "--type", "user"], "--all is everything"),
         (["--all", "--yes", "-a", "defualt"], "cache 'defualt': .*; did you mean 'default'"),
     ],

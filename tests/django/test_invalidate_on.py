@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 
 import pytest
 from django.contrib.auth.models import Group, Permission, User
+from django.core import serializers
 from django.db import models, transaction
 from django.test import TestCase, override_settings
+from django.test.utils import isolate_apps
 
 from redis_infra.exceptions import SettingsError
 from redis_infra.querycache import (
     InvalidatingQuerySet,
     cached,
+    cached_many,
     invalidate,
     invalidate_for,
     invalidate_on,
@@ -33,7 +37,13 @@ CACHES = {
 def _no_rules_left(monkeypatch):
     """Disconnect what a test connects."""
     signals = rules.signals
-    heard = (signals.pre_save, signals.post_save, signals.post_delete, signals.m2m_changed)
+    heard = (
+        signals.pre_save,
+        signals.post_save,
+        signals.pre_delete,
+        signals.post_delete,
+        signals.m2m_changed,
+    )
     made = [(signal, list(signal.receivers)) for signal in heard]
     monkeypatch.setattr(rules, "_rules", [])
     monkeypatch.setattr(rules, "_connected", set())
@@ -222,6 +232,117 @@ def test_a_commit_forgets_once_and_a_rollback_nothing(name_of):
         assert name_of.get(ann.pk) == "ann"  # others read this until the commit
     assert name_of.get(ann.pk) is None
     assert name_of(ann.pk) == "anna"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("how", ["a row made by hand", "loaddata"])
+def test_a_row_that_is_overwritten_is_forgotten_where_it_was(how, site):
+    invalidate_on(User, "mail:{instance.email}:*")
+    ann = User.objects.create(username="ann", email="old@x.org")
+    assert (count_of("old@x.org"), count_of("new@x.org")) == (1, 0)
+    new = User(pk=ann.pk, username="ann", email="new@x.org")
+    if how == "loaddata":
+        [read] = serializers.deserialize("json", serializers.serialize("json", [new]))
+        read.save()
+    else:
+        new.save()
+    assert (count_of("old@x.org"), count_of("new@x.org")) == (0, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_new_row_is_not_looked_for(site, django_assert_num_queries):
+    invalidate_on(User, "mail:{instance.email}:*")
+    with django_assert_num_queries(1):
+        User.objects.create(username="ann", email="ann@x.org")
+
+
+@isolate_apps("django.contrib.auth")
+def test_a_key_that_is_made_by_default_is_that_of_a_new_row():
+    class WithDefault(models.Model):  # noqa: DJ008  # has no rows
+        id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+
+        class Meta:
+            app_label = "auth"
+
+    assert rules._may_exist(User(pk=7), is_raw=False)
+    assert not rules._may_exist(User(), is_raw=True)
+    made = WithDefault()
+    assert not rules._may_exist(made, is_raw=False)
+    assert rules._may_exist(made, is_raw=True)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("how", ["values", "values_list", "only"])
+def test_an_update_reads_rows_whatever_its_queryset_yields(how, site):
+    invalidate_on(User, "mail:{instance.email}:*")
+    User.objects.create(username="ann", email="old@x.org")
+    assert (count_of("old@x.org"), count_of("new@x.org")) == (1, 0)
+    found = InvalidatingQuerySet(User)
+    chosen = {
+        "values": lambda: found.values("username"),
+        "values_list": lambda: found.values_list("username", flat=True),
+        "only": lambda: found.only("pk"),
+    }[how]()
+    assert chosen.update(email="new@x.org") == 1
+    assert (count_of("old@x.org"), count_of("new@x.org")) == (0, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_deleting_the_other_side_of_a_relation_forgets_a_row(site):
+    invalidate_on(User, "user:{instance.pk}:*")
+    invalidate_on(Group, "group:{instance.pk}:*")
+    groups = cached("user:{pk}:groups", ttl=60)(lambda pk: Group.objects.filter(user=pk).count())
+    users = cached("group:{pk}:users", ttl=60)(lambda pk: User.objects.filter(groups=pk).count())
+    ann, bob = User.objects.create(username="ann"), User.objects.create(username="bob")
+    staff = Group.objects.create(name="staff")
+    staff.user_set.add(ann, bob)
+    assert (groups(ann.pk), users(staff.pk)) == (1, 2)
+    bob.delete()
+    assert users(staff.pk) == 1
+    Group.objects.all().delete()
+    assert groups(ann.pk) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+@isolate_apps("django.contrib.auth")
+def test_a_rule_of_a_proxy_is_of_its_rows_however_they_are_saved(name_of):
+    class Member(User):
+        class Meta:
+            app_label = "auth"
+            proxy = True
+
+        @property
+        def number(self):
+            return self.pk
+
+    invalidate_on(Member, "user:{instance.number}:*")
+    ann = User.objects.create(username="ann")
+    assert name_of(ann.pk) == "ann"
+    ann.username = "anna"
+    ann.save()
+    assert name_of(ann.pk) == "anna"
+    assert type(ann) is User
+    InvalidatingQuerySet(User).update(username="anne")
+    assert name_of(ann.pk) == "anne"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_in_a_transaction_begun_by_hand_nothing_is_kept(name_of):
+    @cached_many("user:{pk}:mail", ttl=60)
+    def mails(pks):
+        return {user.pk: user.email for user in User.objects.filter(pk__in=pks)}
+
+    ann = User.objects.create(username="ann", email="ann@x.org")
+    transaction.set_autocommit(False)
+    try:
+        User.objects.filter(pk=ann.pk).update(username="never", email="never@x.org")
+        assert (name_of(ann.pk), mails([ann.pk])) == ("never", {ann.pk: "never@x.org"})
+        assert (name_of.get(ann.pk), mails.get([ann.pk])) == (None, {})
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+    assert (name_of(ann.pk), mails([ann.pk])) == ("ann", {ann.pk: "ann@x.org"})
+    assert (name_of.get(ann.pk), mails.get([ann.pk])) == ("ann", {ann.pk: "ann@x.org"})
 
 
 @pytest.mark.django_db(transaction=True)

@@ -400,6 +400,15 @@ def test_nothing_and_everything_are_no_patterns(wrong):
         invalidate()
 
 
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("pattern", ["user:\ud800*", "user:\udcff"])
+def test_half_a_character_is_no_pattern_and_no_tag(pattern):
+    with pytest.raises(ValueError, match=r"has half a character"):
+        invalidate(pattern)
+    with pytest.raises(ValueError, match=r"has half a character"):
+        asyncio.run(ainvalidate(tag=pattern))
+
+
 def test_an_alias_of_another_kind_is_refused(settings):
     settings.CACHES = {
         "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://x"}
@@ -646,6 +655,17 @@ def test_many_let_go_of_their_leases_whatever_goes_wrong(settings):
     assert not held._held
     one = cached("bad:{row_id}", ttl=30)(lambda row_id: row_id)
     assert one(1) == 1
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(("answer", "said"), [(None, "returned None"), ([1], "returned a list")])
+def test_many_that_return_no_mapping_are_named(answer, said):
+    @cached_many("row:{row}", ttl=60)
+    def rows(numbers):
+        return answer
+
+    with pytest.raises(TypeError, match=f"rows {said}; cached_many needs a mapping"):
+        rows([1])
 
 
 def test_wrong_uses_of_many_say_so():

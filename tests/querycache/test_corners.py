@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from django.db import connection, transaction
 
-from redis_infra.querycache import cached, invalidate
+from redis_infra.cache import lease
+from redis_infra.querycache import cached, cached_many, gate, invalidate, loading
 from redis_infra.querycache.entries import new_token
 from redis_infra.querycache.space import space_for
 from tests.faults.holding import HoldingProxy
@@ -100,6 +101,55 @@ def wait_for_a_waiter() -> None:
 
 
 # --- who waits ------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A loader that takes longer than anybody waits: each call until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.gates: list[threading.Event] = []
+
+    def __call__(self) -> int:
+        mine, number = threading.Event(), len(self.gates)
+        self.gates.append(mine)
+        assert mine.wait(PATIENCE)
+        return number
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("kind", ["one", "many"])
+def test_of_those_who_have_waited_long_enough_one_computes_and_the_others_look(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = space_for("default")
+    assert space is not None
+    monkeypatch.setattr(loading, "WAIT", 0.1)
+    monkeypatch.setattr(lease, "WAIT", 0.1)
+    monkeypatch.setattr(space.engine.flights, "_bound", 0.1)
+    slow, late = Slow(), 12
+
+    one = cached("row:{row}:view", ttl=60)(lambda row: slow())
+    many = cached_many("row:{row}:view", ttl=60)(lambda rows: dict.fromkeys(rows, slow()))
+    callers = [Caller((lambda: one(1)) if kind == "one" else (lambda: many([1])[1])) for _ in range(late + 2)]
+    wait_until(lambda: len(slow.gates) == 2, PATIENCE)
+    assert list(gate.turns._taken) == [f"{space.base()}row:1:view"]
+    slow.gates[0].set()
+    wait_until(lambda: sum(each.is_alive() for each in callers) == 1, PATIENCE)
+    slow.gates[1].set()
+    assert sorted(caller.result() for caller in callers) == [0] * (late + 1) + [1]
+    assert len(slow.gates) == 2
+    assert not gate.turns._taken
+
+
+def test_a_turn_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "WAIT", 0.0)
+    turns, first, second = gate.Turns(), object(), object()
+    assert list(turns.waits(["a", "b"], first)) == []
+    assert list(turns.waits(["b", "c"], second)) == []
+    turns.leave(second)
+    assert not turns.take(["b"], second)
+    turns.leave(first)
+    assert turns.take(["b"], second)
 
 
 @pytest.mark.usefixtures("anywhere")

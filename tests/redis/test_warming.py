@@ -301,7 +301,7 @@ def test_what_failed_and_was_served_expired_is_loaded(monkeypatch):
     users.before = lambda user_id: 1 // 0
     assert users.load(1) == {"id": 0}
     users.before = lambda user_id: None
-    assert counts(users.warm([1])) == {"warmed": 1}
+    wait_for(lambda: counts(users.warm([1])) == {"warmed": 1})
     assert users.load.get(1) == {"id": 1}
 
 
@@ -374,6 +374,14 @@ def test_arguments_that_do_not_fit_are_failures_of_their_own():
     outcome = users.warm([1, (2, 3), {"name": 4}, 5])
     assert counts(outcome) == {"warmed": 2, "failed": 2}
     assert [each.key for each in outcome.troubles] == ["item 2", "item 3"]
+
+
+@pytest.mark.usefixtures("site")
+def test_an_answer_of_cached_many_that_is_no_mapping_is_a_failure():
+    pair = cached_many("pair:{number}", ttl=60)(lambda numbers: None)
+    outcome = run(lambda: iter([1, 2]), function=pair)
+    assert counts(outcome) == {"failed": 2}
+    assert "returned None; cached_many needs" in outcome.troubles[0].error
 
 
 @pytest.mark.usefixtures("site")

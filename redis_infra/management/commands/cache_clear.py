@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis_infra.durations import format_duration
 from redis_infra.exceptions import SettingsError
 from redis_infra.querycache.clearing import Cleared, Extent, Selector, clear, extent_of, patterns_of_type
+from redis_infra.querycache.invalidation import is_text
 from redis_infra.querycache.reach import is_in_memory
 from redis_infra.querycache.space import Space, space_for
 from redis_infra.querycache.warming import discover_warmers
@@ -184,6 +185,8 @@ def _selector(alias: str, types: list[str], patterns: list[str], tags: list[str]
                 f"{option} {each!r} selects {'everything; write --all for that' if each else 'nothing'}",
                 returncode=2,
             )
+        if not is_text(each):
+            raise CommandError(f"{option} {each!r} is not UTF-8, which all keys are", returncode=2)
     return selector
 
 
