@@ -24,6 +24,21 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[
     return [] if is_long and not collector.config.getoption("--long") else None
 
 
+ASYNC_EVERY_DAY = ("TestUpstash", "TestContractInShort")
+"""Suites whose synchronous half runs with --long only: the slowest two, whose code it shares with the other
+half, and which have suites of their own beside (test_kv_upstash.py; the faults of tests/faults)."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parent = item.getparent(pytest.Class)
+        if parent is not None and parent.name in ASYNC_EVERY_DAY:
+            case = item.name.partition("[")[2].rstrip("]").split("-")
+            if "sync" in case:
+                item.add_marker(pytest.mark.long)
+
+
 # A server that returns is to be noticed at once: how long a breaker waits is tested elsewhere.
 OPTIONS = {"BREAKER": {"probe_base": "5ms", "probe_cap": "20ms"}}
 
