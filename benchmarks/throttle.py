@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from redis_infra.throttling.plans import Plan
 
 ONE, THREE = PERIODS[:1], PERIODS
-# The design asked for 1.35. `hit` alone, in which DRF has no part, takes 1.43 for three limits: the circuit, and
+# The design asked for 1.35. `hit` alone, in which DRF has no part, takes 1.43 for three: the circuit, and
 # what each answer leaves for the host, so that an outage is exact. Behind a server on one core each Python
 # frame is read from cold caches (7 us of DRF's part become 24). Peers are at 5.7 and more.
 HOLD = Target(2.0, " x")
