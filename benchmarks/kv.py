@@ -95,10 +95,10 @@ def tcp_contest(url: str, directory: Path) -> Iterator[Contest]:
             note=TCP_NOTE,
             contenders={
                 RAW_SOCKET: raw_operations(limit, helper),
-                OURS: store_operations(ours, "kv"),
+                OURS: client_operations(ours, "", "kv"),
                 "redis-py, pool": client_operations(pool, "rpy:", "kv"),
-                MEMORY: store_operations(MemoryStore(HOME), "kv"),
-                FILE: store_operations(file, "kv"),
+                MEMORY: client_operations(MemoryStore(HOME), "", "kv"),
+                FILE: client_operations(file, "", "kv"),
             },
             commands=partial(commands_processed, helper),
             elsewhere=(MEMORY, FILE),
@@ -125,38 +125,15 @@ def rest_contest(url: str, directory: Path) -> Iterator[Contest]:
             note=REST_NOTE,
             contenders={
                 RAW_HTTP: raw_http_operations(limit, helper),
-                OURS: store_operations(ours, "rest"),
+                OURS: client_operations(ours, "", "rest"),
                 "upstash-redis": client_operations(official, "ups:", "rest"),
             },
             commands=partial(commands_processed, helper),
         )
 
 
-def store_operations(store: Any, kind: str) -> dict[str, Operation]:
-    """Return what a ``KVStore`` can do."""
-
-    def pipeline() -> Any:
-        collected = store.pipeline()
-        for _ in range(10):
-            collected.get(KEY)
-        return collected.execute()
-
-    fill = partial(store.set, KEY, VALUE, ex=TTL)
-    return {
-        f"{kind}_get": Operation(partial(store.get, KEY), fill, lambda result: result == VALUE),
-        f"{kind}_set": Operation(fill, partial(store.delete, KEY), lambda _: store.get(KEY) == VALUE),
-        f"{kind}_incr": Operation(
-            partial(store.incr, COUNTER), partial(store.set, COUNTER, 41), lambda result: result == 42
-        ),
-        f"{kind}_mget": Operation(
-            partial(store.mget, list(MANY)), partial(store.mset, MANY), lambda result: set(result) == {VALUE}
-        ),
-        f"{kind}_pipeline": Operation(pipeline, fill, lambda result: result == [VALUE] * 10),
-    }
-
-
 def client_operations(client: Any, prefix: str, kind: str) -> dict[str, Operation]:
-    """Return the same of redis-py, and of Upstash's client, which has redis-py's names."""
+    """Return what a client can do: a ``KVStore``, redis-py or Upstash's, which share their names."""
     key, counter = prefix + KEY, prefix + COUNTER
     many = {prefix + name: value for name, value in MANY.items()}
 

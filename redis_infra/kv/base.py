@@ -17,7 +17,7 @@ from redis_infra.exceptions import StoreError, StoreRejected
 from redis_infra.kv.commands import Command, Commands, Ping, Seconds, Value
 from redis_infra.kv.pipelines import Pipeline, batch_of
 
-__all__ = ["KVStore", "StoreHealth"]
+__all__ = ["KVStore", "StoreHealth", "read_reply"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +88,12 @@ class KVStore(ABC):
     def call(self, command: Command[T]) -> T:
         """Execute one command and return what it comes to."""
         (reply,) = self.execute((command,))
-        return _read(command, reply)
+        return read_reply(command, reply)
 
     async def acall(self, command: Command[T]) -> T:
         """:meth:`call` in the running event loop."""
         (reply,) = await self.aexecute((command,))
-        return _read(command, reply)
+        return read_reply(command, reply)
 
     @property
     def where(self) -> str:
@@ -354,7 +354,12 @@ class KVStore(ABC):
         return StoreHealth(provider=name, status=status, where=self.where, why=self.why, problem=problem)
 
 
-def _read(command: Command[T], reply: Any) -> T:
+def read_reply(command: Command[T], reply: Any) -> T:
+    """Return what a provider's reply to a single command comes to.
+
+    Raises:
+        StoreError: it was refused, or is no text.
+    """
     if isinstance(reply, StoreError):
         raise _placed(reply, None)
     return command.read(reply)
@@ -365,7 +370,7 @@ def _answers(commands: Sequence[Command[Any]], replies: list[Any]) -> list[Any]:
     answers: list[Any] = []
     for at, (command, reply) in enumerate(zip(commands, replies, strict=True)):
         try:
-            answers.append(_read(command, reply))
+            answers.append(read_reply(command, reply))
         except StoreError as error:
             answers.append(_placed(error, at))
     return answers

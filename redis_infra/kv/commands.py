@@ -12,7 +12,7 @@ import binascii
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -41,6 +41,7 @@ __all__ = [
     "Ttl",
     "Value",
     "Word",
+    "name_of",
 ]
 
 T = TypeVar("T")
@@ -338,6 +339,13 @@ def _text(reply: Any, name: str, key: str) -> str | None:
         return reply.decode()
     except UnicodeDecodeError:
         raise StoreTypeError(name, key, "its value is no UTF-8 text; read it with get_bytes()") from None
+
+
+def name_of(commands: Sequence[Command[Any]], *, atomic: bool = False) -> str:
+    """Return what errors call commands that are executed together."""
+    if len(commands) == 1 and not atomic:
+        return commands[0].name
+    return "transaction" if atomic else "pipeline"
 
 
 # --- from what people write -----------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from typing import Any, Final, NoReturn, TypeVar
 from redis_infra.clock import SYSTEM_CLOCK, Clock
 from redis_infra.exceptions import StoreUnavailable
 from redis_infra.kv.base import KVStore
-from redis_infra.kv.commands import Command
-from redis_infra.kv.local import Row, Table, answer, answers, name_of
+from redis_infra.kv.commands import Command, name_of
+from redis_infra.kv.local import Row, Table, answer, answers
 from redis_infra.kv.sqlite_file import Failed, SqliteFile
 
 __all__ = ["PATIENCE", "FileStore"]

@@ -32,7 +32,7 @@ from redis_infra.kv.commands import (
 )
 from redis_infra.kv.refusals import refusal
 
-__all__ = ["PAGE", "NoRoom", "Row", "Table", "answer", "answers", "name_of"]
+__all__ = ["PAGE", "NoRoom", "Row", "Table", "answer", "answers"]
 
 Row: TypeAlias = tuple[bytes, int | None]
 """A value, and the millisecond after which it is there no more; None if it stays."""
@@ -72,13 +72,6 @@ class Table(Protocol):
     def names_from(self, first: str) -> Iterator[tuple[str, int | None]]:
         """Yield keys and deadlines in the order of code points, from ``first`` on."""
         ...
-
-
-def name_of(commands: Sequence[Command[Any]], *, atomic: bool = False) -> str:
-    """Return what errors call commands that are executed together."""
-    if len(commands) == 1 and not atomic:
-        return commands[0].name
-    return "transaction" if atomic else "pipeline"
 
 
 def answers(commands: Sequence[Command[Any]], table: Table) -> list[Any]:

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 from redis_infra.clock import SYSTEM_CLOCK, Clock
 from redis_infra.exceptions import StoreQuotaExceeded, StoreUnavailable, TransactionDiscarded
 from redis_infra.kv.base import KVStore
-from redis_infra.kv.commands import Command
-from redis_infra.kv.local import NoRoom, Row, answer, answers, name_of
+from redis_infra.kv.commands import Command, name_of
+from redis_infra.kv.local import NoRoom, Row, answer, answers
 
 __all__ = ["MAX_BYTES", "MAX_ENTRIES", "MemoryStore"]
 

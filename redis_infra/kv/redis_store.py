@@ -27,7 +27,7 @@ from redis_infra.exceptions import (
     TransactionDiscarded,
 )
 from redis_infra.kv.base import KVStore, StoreHealth
-from redis_infra.kv.commands import Command
+from redis_infra.kv.commands import Command, name_of
 from redis_infra.kv.refusals import refusal
 from redis_infra.resilience.failover import Effect, Kind
 from redis_infra.resilience.faults import Failure, Fault
@@ -156,9 +156,7 @@ class _Attempt:
 
     @property
     def name(self) -> str:
-        if len(self._commands) == 1 and not self._atomic:
-            return self._commands[0].name
-        return "transaction" if self._atomic else "pipeline"
+        return name_of(self._commands, atomic=self._atomic)
 
     def ask(self, packed: bytes) -> Any:
         try:

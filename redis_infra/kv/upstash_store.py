@@ -33,7 +33,7 @@ from redis_infra.exceptions import (
     StoreUnavailable,
 )
 from redis_infra.kv import rest
-from redis_infra.kv.base import KVStore
+from redis_infra.kv.base import KVStore, read_reply
 from redis_infra.kv.commands import Command
 from redis_infra.resilience.breaker import CircuitBreaker
 
@@ -123,11 +123,11 @@ class UpstashStore(KVStore):
 
     def call(self, command: Command[T]) -> T:
         (reply,) = self._run(rest.one(command))
-        return _read(command, reply)
+        return read_reply(command, reply)
 
     async def acall(self, command: Command[T]) -> T:
         (reply,) = await self._arun(rest.one(command))
-        return _read(command, reply)
+        return read_reply(command, reply)
 
     def execute(self, commands: Sequence[Command[Any]], *, atomic: bool = False) -> list[Any]:
         return self._run(rest.several(commands, atomic=atomic))
@@ -637,9 +637,3 @@ def _root(error: BaseException) -> str:
         text = str(earlier) or text
         earlier = earlier.__cause__ or earlier.__context__
     return text
-
-
-def _read(command: Command[T], reply: Any) -> T:
-    if isinstance(reply, StoreError):
-        raise reply
-    return command.read(reply)

@@ -309,9 +309,9 @@ class Host:
         now = monotonic_ms()
         for number, page, logs in said:
             used, told_after = [], restarted
-            for salt, window, limit in zip(page.salts, page.windows, page.limits, strict=False):
-                known: Said.Log | Known | None = logs.get(salt)
-                if known is None and (known := self.known(Spot(number, salt, window, limit))):
+            for spot in page.spots(number):
+                known: Said.Log | Known | None = logs.get(spot.salt)
+                if known is None and (known := self.known(spot)):
                     # A server that may have forgotten one log of a page is reminded of all of them.
                     told_after = min(told_after, known.restarted)
                 used.append(min(known.used, _WORD >> 32) if known else 0)
@@ -371,8 +371,7 @@ class Host:
         """Know that nothing is used, although Redis did not say so: logs were forgotten by hand."""
         for page in pages[tags.count(tags[0]) != len(tags)]:
             number = tags[page.first].number ^ page.policy
-            limits = zip(page.salts, page.windows, page.limits, strict=False)
-            known = [each for limit in limits if (each := self.known(Spot(number, *limit))) is not None]
+            known = [each for spot in page.spots(number) if (each := self.known(spot)) is not None]
             if known:
                 last = max(known, key=attrgetter("rank"))
                 nothing, now = [0] * page.size, monotonic_ms()

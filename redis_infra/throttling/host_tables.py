@@ -160,6 +160,11 @@ class Page(NamedTuple):
     def limits(self) -> tuple[int, ...]:
         return (self.limit, self.second, self.third)[: self.size]
 
+    def spots(self, number: int) -> list[Spot]:
+        """Return where the identity with this number sits, for each of these limits."""
+        limits = zip(self.salts, self.windows, self.limits, strict=False)
+        return [Spot(number, *limit) for limit in limits]
+
 
 Pages: TypeAlias = tuple[tuple[Page, ...], tuple[Page, ...]]
 """A plan's: if all limits are for one identity, and if they are not."""
@@ -192,8 +197,8 @@ def page_of(notes: Sequence[Note], first: int = 0) -> Page:
 @lru_cache(maxsize=1024)
 def page_text(page: Page) -> str:
     """Return what :func:`page_from` makes the page from again, wherever it stands in a plan."""
-    limits = zip(page.salts, page.windows, page.limits, strict=False)
-    return ";".join([str(page.policy), *[f"{salt},{window},{limit}" for salt, window, limit in limits]])
+    limits = [f"{spot.salt},{spot.window},{spot.limit}" for spot in page.spots(0)]
+    return ";".join([str(page.policy), *limits])
 
 
 @lru_cache(maxsize=1024)
