@@ -21,6 +21,7 @@ from redis_infra.cache.fallback import FallbackStore
 from redis_infra.cache.lease import LEASE, computing, held, is_computing, pauses
 from redis_infra.cache.operations import Plan
 from redis_infra.cache.steps import Call, Fetch, Fly, Step, Steps, Work
+from redis_infra.cache.turns import turns
 from redis_infra.cache.values import MISSING
 from redis_infra.connection.scripts import Script, Talk
 from redis_infra.resilience.failover import Home, Kind
@@ -85,17 +86,35 @@ def _lead(wanted: Wanted, landed: int, mine: list[Any]) -> Generator[Step, Any, 
     return encoded
 
 
-def _alone(wanted: Wanted, mine: list[Any]) -> Generator[Step, Any, bytes]:
+def _alone(wanted: Wanted, mine: list[Any], has_waited: bool) -> Generator[Step, Any, bytes]:
     """Compute without asking who else does."""
-    mine.append((yield from _store(wanted, (yield Call(wanted.default)), b"")))
+    mine.append((yield from _late(wanted) if has_waited else _unleased(wanted)))
     return b""
+
+
+def _unleased(wanted: Wanted) -> Generator[Step, Any, Any]:
+    return (yield from _store(wanted, (yield Call(wanted.default)), b""))
+
+
+def _late(wanted: Wanted) -> Generator[Step, Any, Any]:
+    """Compute after having waited as long as anybody does; one of a process at a time, the others look."""
+    owner = object()
+    for pause in turns.waits((wanted.name,), owner):
+        yield pause
+        value = wanted.found((yield Fetch(wanted.name)))
+        if value is not MISSING:
+            return value
+    try:
+        return (yield from _unleased(wanted))
+    finally:
+        turns.leave(owner)
 
 
 def _compute(wanted: Wanted) -> Generator[Step, Any, Any]:
     """Compute the value if nobody does, in any process; else wait for it."""
     token = os.urandom(8)
     if is_computing(wanted.name):
-        return (yield from _store(wanted, (yield Call(wanted.default)), b""))
+        return (yield from _unleased(wanted))
     for pause in pauses():
         answer, *raw = yield _acquire(wanted, token)
         if answer == b"granted":
@@ -103,10 +122,10 @@ def _compute(wanted: Wanted) -> Generator[Step, Any, Any]:
         value = wanted.found(raw[0]) if raw else MISSING
         if value is not MISSING:
             return value
-        if raw:
-            break  # there is something that nobody can read (another serializer's, a class that is gone)
+        if raw:  # there is something that nobody can read (another serializer's, a class that is gone)
+            return (yield from _unleased(wanted))
         yield pause
-    return (yield from _store(wanted, (yield Call(wanted.default)), b""))
+    return (yield from _late(wanted))
 
 
 def _compute_leased(wanted: Wanted, token: bytes) -> Generator[Step, Any, Any]:

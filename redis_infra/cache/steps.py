@@ -45,8 +45,9 @@ class Fly(NamedTuple):
 
     key: str
     steps: Callable[[], Generator[Any, Any, Any]]
-    alone: Callable[[], Generator[Any, Any, Any]]
-    """For a caller that must not wait: who leads may be waiting for this very one."""
+    alone: Callable[[bool], Generator[Any, Any, Any]]
+    """For a caller that must not wait: who leads may be waiting for this very one. Or not any longer: it is
+    told whether he has waited."""
 
 
 Step: TypeAlias = Plan | float | Fetch | Call | Work | Fly
@@ -82,7 +83,9 @@ def _done(engine: Engine, step: Step) -> Any:
         return step.function(*step.args)
     if isinstance(step, Fly):
         return engine.flights.do(
-            step.key, lambda: carry_out(engine, step.steps()), lambda: carry_out(engine, step.alone())
+            step.key,
+            lambda: carry_out(engine, step.steps()),
+            lambda has_waited: carry_out(engine, step.alone(has_waited)),
         )
     time.sleep(step)
     return None
@@ -120,7 +123,9 @@ async def _adone(engine: Engine, step: Step) -> Any:
             return await sync_to_async(step.function, thread_sensitive=True)(*step.args)
     if isinstance(step, Fly):
         return await engine.flights.ado(
-            step.key, lambda: acarry_out(engine, step.steps()), lambda: acarry_out(engine, step.alone())
+            step.key,
+            lambda: acarry_out(engine, step.steps()),
+            lambda has_waited: acarry_out(engine, step.alone(has_waited)),
         )
     await asyncio.sleep(step)
     return None

@@ -2,34 +2,28 @@
 
 In an outage, and for a while after it, what was in Redis is nowhere, and every request would go to the
 database at the same moment.
-
-And turns: where a loader takes longer than anybody waits for another, all who wait would begin at that
-moment.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from redis_infra.cache.lease import WAIT
 from redis_infra.conf import get_settings
 
 if TYPE_CHECKING:
     from redis_infra.cache.engine import Engine
 
-__all__ = ["Gate", "Turns", "gate", "turns"]
+__all__ = ["Gate", "gate"]
 
 AFTERWARDS: Final = 30.0
 """Seconds for which the bound holds after a loader last ran in an outage."""
 PATIENCE: Final = 2.0
 """Seconds for which a loader waits to be let in. Then it runs all the same: late beats never."""
 LOOK: Final = 0.005
-TURN: Final = 0.1
-"""Seconds between two looks of somebody who waits for his turn."""
 
 
 class Gate:
@@ -76,39 +70,4 @@ class Gate:
 
 
 gate = Gate()
-"""Of this process."""
-
-
-class Turns:
-    """Who computes what somebody else is computing still: one at a time for each entry. Thread-safe.
-
-    Without a lock, as the gate: where two threads come at once both have a turn, one computation too many.
-    """
-
-    def __init__(self) -> None:
-        self._taken: dict[str, object] = {}
-        self._pid = os.getpid()
-
-    def take(self, names: Collection[str], owner: object) -> bool:
-        """Take the turn for all of these entries, if nobody has it for one of them."""
-        if self._pid != os.getpid():
-            self._pid, self._taken = os.getpid(), {}
-        if any(name in self._taken for name in names):
-            return False
-        self._taken.update(dict.fromkeys(names, owner))
-        return True
-
-    def leave(self, owner: object) -> None:
-        """Give back what is one's own."""
-        for name in [name for name, each in list(self._taken.items()) if each is owner]:
-            self._taken.pop(name, None)
-
-    def waits(self, names: Collection[str], owner: object) -> Iterator[float]:
-        """Yield pauses until it is one's turn, which is then taken; after ten seconds it is so anyway."""
-        ends = time.monotonic() + WAIT
-        while not self.take(names, owner) and time.monotonic() < ends:
-            yield TURN
-
-
-turns = Turns()
 """Of this process."""

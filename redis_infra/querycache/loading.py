@@ -21,12 +21,13 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db.models import QuerySet
 
 from redis_infra.cache.codec import Codec, Unreadable
-from redis_infra.cache.lease import WAIT, computing, held, is_computing, is_computing_any, pauses
+from redis_infra.cache.lease import computing, held, is_computing, is_computing_any, pauses
 from redis_infra.cache.steps import Call, Fly, Step, Steps, Work
+from redis_infra.cache.turns import turns
 from redis_infra.cache.values import MISSING
 from redis_infra.querycache import transactions
 from redis_infra.querycache.entries import NOBODY, Entry, new_token, now_ms, pack_entry, read_entry
-from redis_infra.querycache.gate import gate, turns
+from redis_infra.querycache.gate import gate
 from redis_infra.querycache.policy import Policy
 from redis_infra.querycache.space import Place, Space
 
@@ -146,7 +147,7 @@ def get(
         payload = yield Fly(
             place.name,
             partial(_leading, space, recipe, place, seen, compute, mine),
-            partial(_alone, space, recipe, place, compute, mine, time.monotonic()),
+            partial(_alone, space, recipe, place, compute, mine),
         )
         if mine:
             return mine[0]
@@ -172,14 +173,14 @@ def _leading(
 
 
 def _alone(
-    space: Space, recipe: Recipe, place: Place, compute: Callable[[], Any], mine: list[Any], since: float
+    space: Space, recipe: Recipe, place: Place, compute: Callable[[], Any], mine: list[Any], has_waited: bool
 ) -> Generator[Step, Any, None]:
-    """Compute although somebody else does, and keep nothing; ``since`` is when he was first waited for."""
-    if time.monotonic() - since < WAIT:  # who leads may need this one, which must not wait
+    """Compute although somebody else does, and keep nothing."""
+    if has_waited:
+        mine.append((yield from _late(space, recipe, place, compute)))
+    else:
         recipe.tally.computations += 1
         mine.append((yield Call(compute)))
-    else:
-        mine.append((yield from _late(space, recipe, place, compute)))
 
 
 def _late(

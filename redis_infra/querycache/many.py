@@ -36,13 +36,14 @@ from redis_infra.cache import steps
 from redis_infra.cache.codec import Codec, Unreadable
 from redis_infra.cache.lease import computing, held, is_computing_any, pauses
 from redis_infra.cache.steps import Call, Steps, Work
+from redis_infra.cache.turns import turns
 from redis_infra.cache.values import MISSING
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template
 from redis_infra.querycache import loading, transactions
 from redis_infra.querycache.decorators import bound_to, kind_of, register, template_of
 from redis_infra.querycache.entries import new_token, now_ms, usable_payload
-from redis_infra.querycache.gate import gate, turns
+from redis_infra.querycache.gate import gate
 from redis_infra.querycache.invalidation import ainvalidate, invalidate
 from redis_infra.querycache.loading import Recipe, Seen, Tally, judge
 from redis_infra.querycache.policy import Ttl, make_policy

@@ -60,17 +60,18 @@ class SingleFlight:
         """Whether somebody computes this key now."""
         return key in self._flights
 
-    def do(self, key: Hashable, compute: Callable[[], T], alone: Callable[[], T] | None = None) -> T:
+    def do(self, key: Hashable, compute: Callable[[], T], alone: Callable[[bool], T] | None = None) -> T:
         """Return ``compute()``, or what it gives somebody who is computing this key now.
 
-        Who must not wait does ``alone`` instead, if there is such a thing.
+        Who must not wait, or not any longer, does ``alone`` instead, if there is such a thing; it is told
+        whether he has waited.
         Raises what ``compute`` raises, whoever called it. A leader that is interrupted (cancelled, or by
         ``SystemExit`` and its kind) fails alone: the next one leads.
         """
         while True:
             place = self._board(key, _ThreadWait)
             if place is None:
-                return (alone or compute)()
+                return alone(False) if alone else compute()
             if isinstance(place, _Flight):
                 with _Lead(self, key, place) as lead:
                     value = lead.value = compute()
@@ -80,7 +81,7 @@ class SingleFlight:
             finally:
                 self._leave(place)
             if outcome is None:
-                return (alone or compute)()
+                return alone(True) if alone else compute()
             if outcome.is_final:
                 return outcome.get()  # type: ignore[no-any-return]
 
@@ -88,13 +89,13 @@ class SingleFlight:
         self,
         key: Hashable,
         compute: Callable[[], Awaitable[T]],
-        alone: Callable[[], Awaitable[T]] | None = None,
+        alone: Callable[[bool], Awaitable[T]] | None = None,
     ) -> T:
         """:meth:`do` for a coroutine function. Cancelling a waiter does nothing to the leader."""
         while True:
             place = self._board(key, _TaskWait)
             if place is None:
-                return await (alone or compute)()
+                return await (alone(False) if alone else compute())
             if isinstance(place, _Flight):
                 with _Lead(self, key, place) as lead:
                     value = lead.value = await compute()
@@ -104,7 +105,7 @@ class SingleFlight:
             finally:
                 self._leave(place)
             if outcome is None:
-                return await (alone or compute)()
+                return await (alone(True) if alone else compute())
             if outcome.is_final:
                 return outcome.get()  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from django.db import connection, transaction
 
-from redis_infra.cache import lease
-from redis_infra.querycache import cached, cached_many, gate, invalidate, loading
+from redis_infra.cache import lease, turns
+from redis_infra.querycache import cached, cached_many, invalidate
 from redis_infra.querycache.entries import new_token
 from redis_infra.querycache.space import space_for
 from tests.faults.holding import HoldingProxy
@@ -123,7 +124,6 @@ def test_of_those_who_have_waited_long_enough_one_computes_and_the_others_look(
 ) -> None:
     space = space_for("default")
     assert space is not None
-    monkeypatch.setattr(loading, "WAIT", 0.1)
     monkeypatch.setattr(lease, "WAIT", 0.1)
     monkeypatch.setattr(space.engine.flights, "_bound", 0.1)
     slow, late = Slow(), 12
@@ -132,24 +132,49 @@ def test_of_those_who_have_waited_long_enough_one_computes_and_the_others_look(
     many = cached_many("row:{row}:view", ttl=60)(lambda rows: dict.fromkeys(rows, slow()))
     callers = [Caller((lambda: one(1)) if kind == "one" else (lambda: many([1])[1])) for _ in range(late + 2)]
     wait_until(lambda: len(slow.gates) == 2, PATIENCE)
-    assert list(gate.turns._taken) == [f"{space.base()}row:1:view"]
+    assert list(turns.turns._taken) == [f"{space.base()}row:1:view"]
     slow.gates[0].set()
     wait_until(lambda: sum(each.is_alive() for each in callers) == 1, PATIENCE)
     slow.gates[1].set()
     assert sorted(caller.result() for caller in callers) == [0] * (late + 1) + [1]
     assert len(slow.gates) == 2
-    assert not gate.turns._taken
+    assert not turns.turns._taken
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_of_threads_that_wait_no_longer_for_a_task_one_computes_and_the_others_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = space_for("default")
+    assert space is not None
+    monkeypatch.setattr(space.engine.flights, "_patience", 0.05)
+    slow, late = Slow(), 12
+
+    @cached("row:{row}:view", ttl=60)
+    async def leading(row: int) -> int:
+        return await asyncio.to_thread(slow)
+
+    one = cached("row:{row}:view", ttl=60)(lambda row: slow())
+    leader = Caller(lambda: asyncio.run(leading(1)))
+    wait_until(lambda: len(slow.gates) == 1, PATIENCE)
+    callers = [Caller(lambda: one(1)) for _ in range(late)]
+    wait_until(lambda: len(slow.gates) == 2, PATIENCE)
+    slow.gates[0].set()
+    wait_until(lambda: sum(each.is_alive() for each in callers) == 1, PATIENCE)
+    slow.gates[1].set()
+    assert leader.result() == 0
+    assert sorted(caller.result() for caller in callers) == [0] * (late - 1) + [1]
+    assert len(slow.gates) == 2
 
 
 def test_a_turn_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "WAIT", 0.0)
-    turns, first, second = gate.Turns(), object(), object()
-    assert list(turns.waits(["a", "b"], first)) == []
-    assert list(turns.waits(["b", "c"], second)) == []
-    turns.leave(second)
-    assert not turns.take(["b"], second)
-    turns.leave(first)
-    assert turns.take(["b"], second)
+    monkeypatch.setattr(turns, "WAIT", 0.0)
+    mine, first, second = turns.Turns(), object(), object()
+    assert list(mine.waits(["a", "b"], first)) == []
+    assert list(mine.waits(["c", "b"], second)) == []
+    assert list(mine._taken) == ["a", "b"]
+    mine.leave(first)
+    assert mine.take(["c", "b"], second)
 
 
 @pytest.mark.usefixtures("anywhere")

@@ -138,6 +138,20 @@ class TestTogether:
         assert asyncio.run(cache.aget_or_set("k", work.acall)) == "computed"
         assert work.begun == 1
 
+    def test_of_threads_that_wait_no_longer_for_a_task_one_computes(self, cache, work, threads, monkeypatch):
+        monkeypatch.setattr(cache._engine.flights, "_patience", 0.05)
+        leader = threads.submit(lambda: asyncio.run(in_tasks(cache, work, 1)))
+        wait_until(lambda: work.begun, PATIENCE)
+        mine = Work("mine")
+        answers = [threads.submit(cache.get_or_set, "k", mine) for _ in range(10)]
+        wait_until(lambda: mine.begun and not waiting(cache), PATIENCE)
+        work.may_end.set()
+        assert leader.result(PATIENCE) == ["computed"]
+        wait_until(lambda: sum(answer.done() for answer in answers) == 9, PATIENCE)
+        mine.may_end.set()
+        assert [answer.result(PATIENCE) for answer in answers] == ["computed"] * 10
+        assert mine.begun == 1
+
     def test_who_waited_gets_a_copy(self, cache, threads):
         work = Work(["computed"])
         answers = [threads.submit(cache.get_or_set, "k", work) for _ in range(3)]
