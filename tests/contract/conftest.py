@@ -24,9 +24,9 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[
     return [] if is_long and not collector.config.getoption("--long") else None
 
 
-ASYNC_EVERY_DAY = ("TestUpstash", "TestContractInShort")
-"""Suites whose synchronous half runs with --long only: the slowest two, whose code it shares with the other
-half, and which have suites of their own beside (test_kv_upstash.py; the faults of tests/faults)."""
+ASYNC_EVERY_DAY = ("TestUpstash", "TestContractInShort", "TestStoppedAndStartedInTurn")
+"""Suites whose synchronous half runs with --long only: the slowest, whose code it shares with the other half,
+and which have suites of their own beside (test_kv_upstash.py; the faults of tests/faults)."""
 
 
 @pytest.hookimpl(tryfirst=True)

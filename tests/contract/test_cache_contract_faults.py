@@ -142,7 +142,7 @@ REQUEST: list[tuple[str, tuple[Any, ...]]] = [
     ("delete_many", (["a", "b"],)),
     ("clear", ()),
 ]
-QUICK, SLOW = range(0, len(REQUEST), 3), range(0, len(REQUEST), 6)
+QUICK, SLOW = range(0, len(REQUEST), 3), range(0, len(REQUEST), 9)
 
 
 def answers(call: Call, cache: Any, first: int) -> list[Any]:

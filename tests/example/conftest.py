@@ -27,11 +27,14 @@ Manage = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """What a person's shell would have: no Redis named, no settings of the tests, and ``changes``."""
+    """What a person's shell would have: no Redis named, no settings of the tests, and ``changes``.
+
+    Nor is coverage measured there: what these processes do of the package its own tests do as well.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("REDIS_", "RELAY_", "DJANGO_")) and name != "CI"
+        if not name.startswith(("COVERAGE_", "REDIS_", "RELAY_", "DJANGO_")) and name != "CI"
     }
     base = {**kept, "PYTHONDEVMODE": "1", **changes}
     return {name: value for name, value in base.items() if value is not None}

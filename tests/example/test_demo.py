@@ -28,69 +28,61 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.rstrip().splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def checked() -> subprocess.CompletedProcess[str]:
-    """A whole check, on a server that the demo starts."""
-    return run_python("manage.py", "demo", "--check")
+STEPS = [
+    "Redis killed",
+    "Redis frozen",
+    "degraded, as it should be",
+    "recovered",
+    "nothing stale",
+    "search: 30 let through by redis, then 429",
+    "chat: 20 let through by redis, then 429",
+    "upload: 5 let through by redis, then 429",
+    "auth: 5 let through by redis, then 429",
+    "signed in 6 times in a row, each given back",
+    "search: 15 let through by host, then 429",
+    "auth: 3 let through by host, then 429",
+    "nobody has a fresh budget",
+    "query read twice: computed in .*, from redis in",
+    "query read twice: computed in .*, from fallback in",
+    "message saved and rolled back: nothing forgotten",
+    "message saved: 4 forgotten, and it is in what is read next",
+    r"pattern chat:engineering:\*: 2 forgotten, then none",
+    "tag room:engineering: 2 forgotten, then none",
+    "16 threads at once: computed once",
+    "expired, and the database away: stale is served",
+    "invalidated, and the database away: nothing is served that was forgotten",
+    "without Redis a message, document, room, person saved",
+    "queries after the outage: none of 7 is stale",
+    "settings kept by redis",
+    "API key made, shown once and used 3 times, counted by redis",
+    "API key revoked in redis, and refused with 401",
+    "API key of a moment expired in redis, and refused with 401",
+    "on upstash: settings kept; API key made, used 3 times, revoked; another expired",
+    "on memory: settings kept; API key made, used 3 times, revoked; another expired",
+    "on file: settings kept; API key made, used 3 times, revoked; another expired",
+    "settings and API keys cannot be read: 503, and nothing in their place",
+    "settings and the API key are there again, its uses counted on",
+]
 
 
-def test_check_holds_on_a_server_of_its_own(checked: subprocess.CompletedProcess[str]) -> None:
+def test_check_holds_on_a_server_of_its_own_and_says_each_step() -> None:
+    """One tour for all that is to be seen of it: it takes its time, and workers share no results."""
+    checked = run_python("manage.py", "demo", "--check")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert re.fullmatch(r"checked on (redis|valkey) [\d.]+ \(embedded, unix socket\)", last_line(checked))
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        "Redis killed",
-        "Redis frozen",
-        "degraded, as it should be",
-        "recovered",
-        "nothing stale",
-        "search: 30 let through by redis, then 429",
-        "chat: 20 let through by redis, then 429",
-        "upload: 5 let through by redis, then 429",
-        "auth: 5 let through by redis, then 429",
-        "signed in 6 times in a row, each given back",
-        "search: 15 let through by host, then 429",
-        "auth: 3 let through by host, then 429",
-        "nobody has a fresh budget",
-        "query read twice: computed in .*, from redis in",
-        "query read twice: computed in .*, from fallback in",
-        "message saved and rolled back: nothing forgotten",
-        "message saved: 4 forgotten, and it is in what is read next",
-        r"pattern chat:engineering:\*: 2 forgotten, then none",
-        "tag room:engineering: 2 forgotten, then none",
-        "16 threads at once: computed once",
-        "expired, and the database away: stale is served",
-        "invalidated, and the database away: nothing is served that was forgotten",
-        "without Redis a message, document, room, person saved",
-        "queries after the outage: none of 7 is stale",
-        "settings kept by redis",
-        "API key made, shown once and used 3 times, counted by redis",
-        "API key revoked in redis, and refused with 401",
-        "API key of a moment expired in redis, and refused with 401",
-        "on upstash: settings kept; API key made, used 3 times, revoked; another expired",
-        "on memory: settings kept; API key made, used 3 times, revoked; another expired",
-        "on file: settings kept; API key made, used 3 times, revoked; another expired",
-        "settings and API keys cannot be read: 503, and nothing in their place",
-        "settings and the API key are there again, its uses counted on",
-    ],
-)
-def test_check_says_each_step(checked: subprocess.CompletedProcess[str], step: str) -> None:
-    assert re.search(rf"^ *\d+ ok .*{step}", checked.stdout, re.MULTILINE), checked.stdout
-
-
-def test_check_says_how_long_steps_took(checked: subprocess.CompletedProcess[str]) -> None:
+    for step in STEPS:
+        assert re.search(rf"^ *\d+ ok .*{step}", checked.stdout, re.MULTILINE), (step, checked.stdout)
+    # Most of them say how long they took.
     assert len(re.findall(r"^ *\d+ ok +[\d.]+ ms  ", checked.stdout, re.MULTILINE)) > 20
+    expect_nothing_logged_but_the_outages(checked.stderr)
 
 
-def test_check_logs_nothing_but_the_outages(checked: subprocess.CompletedProcess[str]) -> None:
+def expect_nothing_logged_but_the_outages(log: str) -> None:
     """At most one WARNING and one INFO for each of the two, and who kept the limits meanwhile.
 
     And what the tour asked for: stale values, of a database that is away with Redis, without it, and after.
     """
-    events = [line.split()[:2] for line in checked.stderr.strip().splitlines()]
+    events = [line.split()[:2] for line in log.strip().splitlines()]
     assert events.count(["WARNING", "redis_infra.served_stale"]) == 3
     expected = ("redis_infra.served_stale", "redis_infra.index_rebuilt")
     events = [each for each in events if each[1] not in expected]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from redis_infra.cache import lease
 from redis_infra.connection.failures import RedisUnavailable
 from redis_infra.testing import outage
 from tests.faults.site import wait_until
@@ -176,7 +177,9 @@ class TestTogether:
         values = [answer.result(PATIENCE) for answer in answers]
         assert [type(value) for value in (values if face == "threads" else values[0])] == [Unloadable] * 3
 
-    def test_a_forked_child_does_not_wait_for_its_parents_threads(self, cache, work, threads):
+    def test_a_forked_child_does_not_wait_for_its_parents_threads(self, cache, work, threads, monkeypatch):
+        monkeypatch.setattr(lease, "WAIT", 0.1)  # for the parent's lease, as for any process'
+        monkeypatch.setattr(cache._engine.flights, "_bound", None)
         blocked = threads.submit(cache.get_or_set, "k", work)
         wait_until(lambda: work.begun, PATIENCE)
         assert in_child(lambda: cache.get_or_set("k", lambda: "the child's")) == "the child's"
