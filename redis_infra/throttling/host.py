@@ -83,8 +83,9 @@ HOLD: Final = 300
 TURN: Final = 2000
 """Milliseconds for which the others leave it to one process to give limits back, after each batch of logs."""
 
-LAST_WORDS: Final = 50
-"""Milliseconds that they wait for the end of that, at most."""
+LAST_WORDS: Final = 100
+"""Milliseconds that they wait for the end of that, at most: as long as a decision waits for Redis. Where
+its answers take longer than this, somebody has always come meanwhile, and it would never end."""
 
 _AT_MOST: Final = {NEEDED: HOLD, LEASE: TURN, CLOSING: LAST_WORDS}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import log, make_outage  # noqa: F401  # fixtures
-from tests.faults.site import Nursery, SiteProcess
+from tests.faults.site import Nursery, SiteProcess, uncounted_environ
 from tests.querycache.functions import Database
 
 
@@ -23,7 +22,8 @@ class QueryNursery(Nursery):
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
-        environ = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        environ = uncounted_environ()
+        environ.pop("DJANGO_SETTINGS_MODULE", None)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.querycache.worker", str(theirs.fileno())],
