@@ -449,8 +449,8 @@ class TestInsideDjangosTestCase(TestCase):
             assert invalidate(f"user:{self.ann.pk}:*") == 0
 
 
-@override_settings(CACHES=CACHES)
 def test_a_rule_may_use_a_template_with_a_name(settings):
+    settings.CACHES = CACHES
     settings.REDIS_INFRA = {"KEYS": {"of-user": "user:{instance.pk}:*"}}
     rule = rules.Rule(User, (rules._template_of("of-user"),), (), "default")
     assert rule.patterns[0].text == "user:{instance.pk}:*"
