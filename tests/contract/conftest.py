@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.long)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _uncounted() -> Iterator[None]:
     """Measure no coverage here: thousands of tests are quicker by a third, of lines tested elsewhere."""
     coverage = sys.modules.get("coverage")

@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import Group, Permission, User
 from django.core import serializers
 from django.db import models, transaction
-from django.test import TestCase, override_settings
+from django.test import TestCase
 from django.test.utils import isolate_apps
 
 from redis_infra.exceptions import SettingsError
