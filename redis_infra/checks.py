@@ -25,6 +25,7 @@ from redis_infra.conf import (
     environment_sources,
     find_store,
     is_ours,
+    lonely_tokens,
     num_proxies,
     number_of_proxies,
     servers_in,
@@ -65,6 +66,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "W013": "Write a rate such as '20/min', '5/15min' or '100/day'; a month is '30 days'.",
     "W014": "Lower TIMEOUT of THROTTLE; it takes '100ms'.",
     "W015": "Unset the ones that are not meant, or say which: REDIS_INFRA = {'KV': {'PROVIDER': 'redis'}}.",
+    "W016": "Name the API beside it, as https://..., or remove the token.",
 }
 """The hint of each check by its number; what it says itself is made where it is found."""
 
@@ -291,6 +293,8 @@ def _check_kv(site: Settings, found: _Found) -> None:
     from redis_infra.kv.factory import check_store_source
 
     found.where = "REDIS_INFRA['KV']"
+    for token, url in lonely_tokens(os.environ, site):
+        found.add("W016", f"{token} is set, and {url} names no REST API: nothing uses the token")
     try:
         source = find_store(settings=site)
         check_store_source(source, site)

@@ -28,7 +28,7 @@ from redis_infra.conf.schema import (
 )
 from redis_infra.conf.site import num_proxies, number_of_proxies, site_key, username_field
 from redis_infra.conf.sources import Source, environment_sources, find_source, is_ours, servers_in
-from redis_infra.conf.stores import STORE_VARIABLES, StoreSource, find_store, store_candidates
+from redis_infra.conf.stores import STORE_VARIABLES, StoreSource, find_store, lonely_tokens, store_candidates
 
 __all__ = [
     "SCHEMES",
@@ -53,6 +53,7 @@ __all__ = [
     "get_settings",
     "ipv6_prefix",
     "is_ours",
+    "lonely_tokens",
     "num_proxies",
     "number_of_proxies",
     "read_setting",

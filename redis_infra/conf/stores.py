@@ -20,7 +20,7 @@ from redis_infra.conf.schema import Settings, get_settings
 from redis_infra.conf.sources import REST_PAIRS, provider_in, switch_in
 from redis_infra.exceptions import SettingsError
 
-__all__ = ["STORE_VARIABLES", "StoreSource", "find_store", "store_candidates"]
+__all__ = ["STORE_VARIABLES", "StoreSource", "find_store", "lonely_tokens", "store_candidates"]
 
 STORE_VARIABLES: Final = (
     *("REDIS_ENABLED", "REDIS_PROVIDER", "REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB"),
@@ -113,6 +113,15 @@ def store_candidates(environ: Mapping[str, str], settings: Settings) -> Iterator
         yield _of_url(text, "KV_URL", "KV_URL in the environment", "", environ, settings)
     if server is not None and server.rule not in ("REDIS_URL", "REDIS_HOST"):
         yield server
+
+
+def lonely_tokens(environ: Mapping[str, str], settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield what holds a token of a REST API, and what does not name the API that it is for."""
+    for url, token in REST_PAIRS:
+        if environ.get(token, "").strip() and not environ.get(url, "").strip():
+            yield token, url
+    if settings.kv.token and not (settings.kv.url or "").lower().startswith(("https://", "http://")):
+        yield "REDIS_INFRA['KV']['TOKEN']", "REDIS_INFRA['KV']['URL']"
 
 
 def _memory(rule: str, reason: str) -> StoreSource:

@@ -573,6 +573,26 @@ def test_two_stores_in_the_environment_are_told_with_the_one_that_wins(site):
     )
 
 
+@pytest.mark.parametrize(
+    ("environ", "kv", "token", "url"),
+    [
+        ({"UPSTASH_REDIS_REST_TOKEN": PASSWORD}, {}, "UPSTASH_REDIS_REST_TOKEN", "UPSTASH_REDIS_REST_URL"),
+        ({"KV_REST_API_TOKEN": PASSWORD, **UPSTASH}, {}, "KV_REST_API_TOKEN", "KV_REST_API_URL"),
+        ({}, {"TOKEN": PASSWORD}, "REDIS_INFRA['KV']['TOKEN']", "REDIS_INFRA['KV']['URL']"),
+        ({}, {"TOKEN": PASSWORD, "URL": REDIS}, "REDIS_INFRA['KV']['TOKEN']", "REDIS_INFRA['KV']['URL']"),
+    ],
+)
+def test_a_token_without_its_api_is_told_and_not_shown(site, environ, kv, token, url):
+    text = site(environ=environ, REDIS_INFRA={"KV": kv})["W016"].msg
+    assert text == f"{token} is set, and {url} names no REST API: nothing uses the token"
+
+
+def test_a_token_beside_its_api_is_no_mistake(site):
+    assert site(environ=UPSTASH) == {}
+    kv = {"URL": "https://x.upstash.io", "TOKEN": PASSWORD}
+    assert site(environ={}, REDIS_INFRA={"KV": kv}) == {}
+
+
 @pytest.mark.parametrize("kv", [{"PROVIDER": "redis"}, {"PROVIDER": "upstash"}, {"URL": REDIS}], ids=str)
 def test_two_stores_are_no_mistake_where_the_site_says_which_is_meant(site, kv):
     assert site(environ={"REDIS_URL": REDIS, **UPSTASH}, REDIS_INFRA={"KV": kv}) == {}
