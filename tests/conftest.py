@@ -39,6 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("redis_infra.testing.plugin")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: tests wait for servers and time-outs half of the time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave long tests out as if they were not there: skips that are always there hide those that matter."""
     if config.getoption("--long"):
