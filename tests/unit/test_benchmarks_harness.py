@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable
 from itertools import count as counting
@@ -307,3 +308,18 @@ def test_tasks_at_once_each_make_every_call():
 
     assert asyncio.run(time_together(call, 3, tasks=5)) >= 0
     assert len(made) == 15
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_what_was_frozen_before_stays_so(is_frozen):
+    """Tests are, by the ten thousand: each gc.collect() of those that came after took a second."""
+    frozen = gc.get_freeze_count()
+    try:
+        gc.unfreeze()
+        if is_frozen:
+            gc.freeze()
+        interleave({"one": fixed(0.001)}, PLAN)
+        assert (gc.get_freeze_count() > 0) == is_frozen
+    finally:
+        if frozen:
+            gc.freeze()
