@@ -39,9 +39,8 @@ def invalidate(
     """
     wanted = _wanted(_rendered(patterns, fields), tag, tags)
     action = Invalidation(cache, *wanted, carry_out)
-    connection = transactions.open_transaction()
-    if connection is not None:
-        transactions.at_commit(action, connection)
+    if waits_for := transactions.open_transactions():
+        transactions.invalidate_at_commit(action, waits_for)
         return 0
     return action()
 

@@ -126,8 +126,10 @@ def get(
     ``read`` is what lies there and the stamps of its tags, if somebody has looked.
     """
     tally = recipe.tally
-    if transactions.pending and transactions.is_invalidated_here(recipe.alias, place.key, place.tags):
-        return (yield Call(compute))
+    if transactions.pending:
+        about = (transactions.is_invalidated_here, recipe.alias, place.key, place.tags)
+        if (yield Work(transactions.ask_around, about)):
+            return (yield Call(compute))
     raw, *stamps = read if read is not None else (yield space.read_many((place.name, *place.stamps)))
     is_first = True
     while True:
@@ -294,10 +296,9 @@ def _compute(
         yield space.release(place, token)
         return _Loaded(value, ALONE)
     fill = space.fill(place, token, raw, ttl)
-    connection = transactions.open_transaction()
-    if connection is not None:
+    if waits_for := (yield Work(transactions.ask_around, (transactions.open_transactions,))):
         yield space.park(place, token)
-        transactions.at_commit(lambda: space.engine.run(fill), connection)
+        transactions.store_at_commit(lambda: space.engine.run(fill), waits_for)
         return _Loaded(value, None)
     # Who comes from now on looks for himself: he may come after an invalidation that comes after the fill.
     space.engine.flights.forget(place.name)

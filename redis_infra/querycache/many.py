@@ -236,6 +236,11 @@ class _Base(Generic[P]):
 
     # One call
 
+    def _invalidated_here(self, wanted: list[_Wanted]) -> set[Any]:
+        """Return the items that this thread has invalidated in a transaction that is still open."""
+        is_one, alias = transactions.is_invalidated_here, self._recipe.alias
+        return {each.item for each in wanted if is_one(alias, each.place.key, each.place.tags)}
+
     def _get(self, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         """Return the values of a call by item."""
         load = functools.partial(self._call, args, kwargs)
@@ -251,10 +256,9 @@ class _Base(Generic[P]):
         wanted = self._places(space, self._asked(args, kwargs), args, kwargs)
         here, apart = wanted, list[_Wanted]()
         if transactions.pending:
-            here, apart = [], []
-            for each in wanted:
-                hidden = transactions.is_invalidated_here(recipe.alias, each.place.key, each.place.tags)
-                (apart if hidden else here).append(each)
+            hidden = yield Work(transactions.ask_around, (self._invalidated_here, wanted))
+            here = [each for each in wanted if each.item not in hidden]
+            apart = [each for each in wanted if each.item in hidden]
         missing = yield from self._look(space, here, found)
         if missing or apart:
             recipe.tally.misses += len(missing)
@@ -532,13 +536,13 @@ class _Base(Generic[P]):
                 yield space.release(each.place, each.token)
             return
         fill = space.fill_many(fillings)
-        connection = transactions.open_transaction()
-        if connection is None:
+        waits_for = yield Work(transactions.ask_around, (transactions.open_transactions,))
+        if not waits_for:
             yield fill
             return
         for each in fillings:
             yield space.park(each.place, each.token)
-        transactions.at_commit(lambda: space.engine.run(fill), connection)
+        transactions.store_at_commit(lambda: space.engine.run(fill), waits_for)
 
 
 class CachedMany(_Base[P], Generic[P, K, V]):

@@ -139,10 +139,10 @@ class Rule:
         if not patterns and not tags:
             return 0
         action = Invalidation(self.cache, patterns, tags, carry_out)
-        connection = transactions.open_transaction(using, tests_count=True)
-        if connection is None:
+        waits_for = transactions.open_transactions(using, tests_count=True)
+        if not waits_for:
             return action()
-        transactions.at_commit(action, connection)
+        transactions.invalidate_at_commit(action, waits_for)
         return 0
 
     @property

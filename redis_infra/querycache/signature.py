@@ -169,9 +169,14 @@ def _typed(item: Any) -> str:
         return value(item) if item[:1].isalpha() else f"~'{value(item)}"
     if isinstance(item, dict):  # what **kwargs are
         return "~d" + value(frozenset((_typed(name), _typed(each)) for name, each in item.items()))[1:]
-    if isinstance(item, tuple | frozenset):
-        return value(type(item)(map(_typed, item)) if type(item) in (tuple, frozenset) else tuple(item))
-    return f"~{value(type(item).__name__)}'{value(item)}"
+    if isinstance(item, tuple | frozenset):  # a named tuple is equal to one without names
+        return value((tuple if isinstance(item, tuple) else frozenset)(map(_typed, item)))
+    return f"~{value(_type_name(type(item)))}'{value(item)}"
+
+
+def _type_name(cls: type) -> str:
+    """Return what tells a type from others of its name: two models may both be a User."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -457,12 +457,11 @@ class _Run:
             self._count("unkept", len(ready))
             return
         fill = self._space.fill_many(ready)
-        connection = transactions.open_transaction()
-        if connection is not None:
+        if waits_for := transactions.open_transactions():
             # The generator, or who called, is in atomic(): as with cached(), at commit or not at all.
             for each in ready:
                 self._ask(self._space.park(each.place, each.token))
-            transactions.at_commit(lambda: self._space.engine.run(fill), connection)
+            transactions.store_at_commit(lambda: self._space.engine.run(fill), waits_for)
             self._count("warmed", len(ready))
             return
         stored = 0

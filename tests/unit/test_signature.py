@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from django.db import models
+from django.test.utils import isolate_apps
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -291,3 +294,48 @@ def test_a_value_with_wildcards_widens_nothing() -> None:
     assert glob_to_regex(pattern).match(make("*"))
     assert not glob_to_regex(pattern).match(make("a"))
     assert value("*") == "%2A"
+
+
+class Point(NamedTuple):
+    x: object
+    y: object
+
+
+class OtherPoint(NamedTuple):
+    x: object
+    y: object
+
+
+def named_alike(name: str, kind: str, module: str) -> object:
+    """Return something whose type has the same name as another one elsewhere."""
+    if kind == "enum":
+        return enum.Enum(name, "ON OFF", module=module).ON  # type: ignore[attr-defined]
+    made = type(name, (str,), {"__module__": module, "__qualname__": name})
+    return made("x")
+
+
+@pytest.mark.parametrize("kind", ["enum", "text"])
+def test_types_of_one_name_in_two_modules_make_two_automatic_keys(kind: str) -> None:
+    key = automatic_key(lambda x: x)
+    assert key(named_alike("State", kind, "shop")) != key(named_alike("State", kind, "orders"))
+
+
+def test_models_of_one_name_make_two_automatic_keys() -> None:
+    from django.contrib.auth.models import User
+
+    with isolate_apps("tests"):
+
+        class Mine(models.Model):  # noqa: DJ008
+            class Meta:
+                app_label = "tests"
+
+        Mine.__name__ = Mine.__qualname__ = "User"
+    key = automatic_key(lambda x: x)
+    assert key(User(pk=1)) != key(Mine(pk=1))
+
+
+def test_named_tuples_are_told_apart_as_tuples_are() -> None:
+    key = automatic_key(lambda x: x)
+    assert len({key(Point(1, 2)), key(Point("1", "2")), key(Point(True, 2)), key(Point("True", 2))}) == 4
+    assert key(Point(1, 2)) == key(OtherPoint(1, 2)) == key((1, 2))  # they are equal
+    assert key(frozenset({1})) != key(frozenset({"1"}))
