@@ -38,6 +38,12 @@ class Pace:
             self._next = begin + number / self.rate
         return not self._stop.wait(begin - now)
 
+    def give_back(self, number: int) -> None:
+        """Take back what was waited for and not done."""
+        if self.rate is not None:
+            with self._lock:
+                self._next -= number / self.rate
+
 
 class Crew:
     """``jobs`` threads that do tasks, a few at a time; with one job, the caller does.
@@ -83,6 +89,12 @@ class Crew:
             tick()
         if self._error is not None:
             raise self._error
+
+    def put_back(self, tasks: Sequence[Any]) -> None:
+        """Have tasks done that ``work`` has left undone; it may say so while it works."""
+        with self._changed:
+            self._todo.extendleft(reversed(tasks))
+            self._changed.notify_all()
 
     @property
     def is_busy(self) -> bool:

@@ -41,8 +41,8 @@ HOLD: Final = 0.05
 """Seconds that loading a slice is to take: so long may a reader wait for an entry that comes later in it."""
 MOST: Final = 250
 """Entries of a slice, at most."""
-FIRST: Final = 100
-"""Entries of the first slice where loading many costs little more than loading one."""
+FIRST: Final = 10
+"""Entries of the first slice where they are loaded together, which cannot be left off in the middle."""
 AGE: Final = 0.5
 """Seconds for which a batch is filled: a value that was yielded grows no older before it is stored."""
 PATIENCE: Final = 10.0
@@ -145,10 +145,16 @@ class _Granted(NamedTuple):
     token: bytes
 
 
+class _Failed(NamedTuple):
+    """What there was instead of a value; a value may be an exception."""
+
+    error: BaseException
+
+
 class _Loaded(NamedTuple):
     granted: _Granted
     value: Any
-    """Or the exception that there was instead."""
+    """Or :class:`_Failed`."""
     cost: float
 
 
@@ -173,7 +179,7 @@ class _Run:
         self._interrupted = False
         self._unavailable = ""
         self._leases: dict[bytes, Place] = {}
-        self._size = 1 if warmer.function is not None and not warmer.is_many else FIRST
+        self._size = FIRST if warmer.is_many else 1
         self._here = threading.local()
 
     def go(self) -> Outcome:
@@ -348,17 +354,28 @@ class _Run:
         answer = self._ask(self._space.stamps(names, stay)) if names else []
         stamps = dict(zip(names, answer, strict=True))
         granted = self._acquire(todo, stay)
-        began = time.perf_counter()
+        began, number = time.perf_counter(), 0
         ready: list[Filling] = []
         try:
             for loaded in self._values(granted):
+                number += 1
                 self._take_in(loaded, stamps, ready)
+                if not self._warmer.is_many and time.perf_counter() - began > HOLD:
+                    break  # the others are dearer than those before: nobody shall wait for all of them
         except BaseException:
             self._stop.set()  # nobody waits for Redis now
             raise
         finally:
             self._settle(granted, ready)
-        self._adapt(len(granted), time.perf_counter() - began)
+        self._adapt(number, time.perf_counter() - began)
+        self._leave(todo, granted[number:])
+
+    def _leave(self, todo: list[_Missing], granted: list[_Granted]) -> None:
+        """Have these loaded later, under leases that are asked for then."""
+        if granted and not self._stop.is_set():
+            names = {each.item.place.name for each in granted}
+            self._pace.give_back(len(granted))
+            self._crew.put_back([each for each in todo if each.item.place.name in names])
 
     def _acquire(self, todo: list[_Missing], stay: int) -> list[_Granted]:
         tokens = [new_token() for _ in todo]
@@ -391,13 +408,13 @@ class _Run:
         elif granted:
             wanted = [each.item.what for each in granted]
             found, cost = self._called(lambda: self._warmer.function.uncached(wanted))
-            if not isinstance(found, Exception):
+            if not isinstance(found, _Failed):
                 try:
                     found = mapping(self._warmer.recipe.label, found)
                 except TypeError as error:
-                    found = error
+                    found = _Failed(error)
             for each in granted:
-                value = found if isinstance(found, Exception) else found.get(each.item.what, MISSING)
+                value = found if isinstance(found, _Failed) else found.get(each.item.what, MISSING)
                 yield _Loaded(each, value, cost / len(granted))
 
     def _called(self, function: Callable[[], Any]) -> tuple[Any, float]:
@@ -411,18 +428,18 @@ class _Run:
                 value = self._runner().run(value)
             if isinstance(value, QuerySet):
                 len(value)  # what is cached is what it finds
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # its own, nobody cancels it here
             tally.errors += 1
-            value = error
+            value = _Failed(error)
         cost = time.perf_counter() - began
-        tally.seconds += cost
+        tally.took(cost)
         return value, cost
 
     def _take_in(self, loaded: _Loaded, stamps: dict[str, bytes], ready: list[Filling]) -> None:
         (item, token), value, cost = loaded
         recipe, place = self._warmer.recipe, item.place
-        if isinstance(value, Exception):
-            return self._fail(place.key, value)
+        if isinstance(value, _Failed):
+            return self._fail(place.key, value.error)
         if value is MISSING or not recipe.policy.keeps(value):
             return self._count("unkept")
         try:

@@ -175,6 +175,7 @@ def test_lines_of_progress_go_to_stderr(monkeypatch):
         (["--jobs", "0"], "--jobs 0 is not a number from 1 up"),
         (["--limit", "0"], "--limit 0 is not a number from 1 up"),
         (["--rate", "fast"], "--rate: 'fast'"),
+        (["--rate", "0"], "--rate '0' would never load anything"),
         (["--rate", "5/s;9/min"], "more than a number per time"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 
 import pytest
 from django.contrib.auth.models import User
@@ -166,8 +167,70 @@ def test_items_of_cached_many_are_loaded_together_and_those_it_does_not_know_are
     users([1])
     calls.clear()
     assert counts(run(lambda: range(50), function=users)) == {"warmed": 48, "fresh": 1, "unkept": 1}
-    assert calls == [[0, *range(2, 50)]]
+    assert calls == [[0, *range(2, 11)], list(range(11, 31)), list(range(31, 50))]
     assert users([7, 8]) == {7: "user 7", 8: "user 8"}
+
+
+def leases_on(server):
+    """Return how many entries somebody is computing that had no value before."""
+    found = [server.command("GETRANGE", key, 3, 10) for key in server.command("KEYS", "site:1:qc:*")]
+    return found.count(bytes(8))
+
+
+@pytest.mark.parametrize("kind", ["function", "pairs"])
+def test_a_reader_waits_for_no_more_than_one_load_where_each_is_dear(own, kind):
+    """Leases on what is loaded later would have him wait for all that comes before."""
+    held = []
+
+    @cached("dear:{number}", ttl="stats")
+    def dear(number):
+        if number >= 60:  # the first are cheap, so that slices grow
+            held.append(leases_on(own))
+            time.sleep(0.06)
+        return number
+
+    if kind == "function":
+        run(lambda: range(70), function=dear)
+    else:
+        run(lambda: ((dear.key(each), partial(dear.uncached, each)) for each in range(70)), type="stats")
+    assert len(held) == 10
+    assert max(held[2:]) == 1  # the second slice was made for loads that are cheap still
+    assert [dear.get(each) for each in range(70)] == list(range(70))
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_loader_that_is_cancelled_fails_alone(is_async):
+    if is_async:
+
+        @cached("one:{number}", ttl="stats")
+        async def one(number):
+            if number == 1:
+                raise asyncio.CancelledError
+            return number
+    else:
+
+        @cached("one:{number}", ttl="stats")
+        def one(number):
+            if number == 1:
+                raise asyncio.CancelledError
+            return number
+
+    assert counts(run(lambda: range(3), function=one)) == {"warmed": 2, "failed": 1}
+
+
+@pytest.mark.usefixtures("site")
+def test_an_exception_that_a_loader_returns_is_a_value():
+    error = cached("error:{number}", ttl="stats")(lambda number: ValueError(f"no {number}"))
+    assert counts(run(lambda: [1], function=error)) == {"warmed": 1}
+    assert repr(error.get(1)) == "ValueError('no 1')"
+
+
+@pytest.mark.usefixtures("site")
+def test_how_long_loads_took_is_counted_as_of_calls():
+    load = cached("load:{number}", ttl="stats")(lambda number: number)
+    run(lambda: range(5), function=load)
+    assert (load.tally.computations, sum(load.tally.loads)) == (5, 5)
 
 
 @pytest.mark.usefixtures("site")

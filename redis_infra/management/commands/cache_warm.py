@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
@@ -149,6 +149,8 @@ def _per_second(text: str | None) -> float | None:
         rate = Rate.parse(f"{text}/s" if text.isdigit() else text)
     except SettingsError as error:
         raise CommandError(f"--rate: {error}", returncode=2) from error
+    if rate.limit < 1:
+        raise CommandError(f"--rate {text!r} would never load anything; write such as '50/s'", returncode=2)
     if rate.also or rate.fixed:
         raise CommandError(f"--rate {text!r} is more than a number per time; write '50/s'", returncode=2)
     return rate.limit / rate.window
@@ -191,9 +193,14 @@ class _Lines:
         if last or outcome.interrupted or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EVERY
+        with suppress(OSError):  # who read has gone ("2>&1 | head"); the work goes on
+            self._stream.write(self._line(outcome))
+
+    @staticmethod
+    def _line(outcome: Outcome) -> str:
         of = "" if outcome.total is None else f"/{outcome.total:,}"
         rate = outcome.done / max(outcome.seconds, 1e-6)
-        self._stream.write(f"{outcome.name}: {outcome.done:,}{of}, {rate:,.0f}/s, {outcome.failed:,} failed")
+        return f"{outcome.name}: {outcome.done:,}{of}, {rate:,.0f}/s, {outcome.failed:,} failed"
 
 
 class _Bars:
@@ -208,7 +215,8 @@ class _Bars:
             self.drawn.console.print(STOPPING)
         total = outcome.done if last and not _is_cut_short(outcome) else outcome.total
         if outcome.name not in self._tasks:
-            self._tasks[outcome.name] = self.drawn.add_task(outcome.name, rate="", failed="")
+            # Without a total it would be of a hundred.
+            self._tasks[outcome.name] = self.drawn.add_task(outcome.name, total=total, rate="", failed="")
         rate = outcome.done / max(outcome.seconds, 1e-6)
         self.drawn.update(
             self._tasks[outcome.name],
