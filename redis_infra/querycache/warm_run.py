@@ -51,7 +51,7 @@ GRACE: Final = 5.0
 """Seconds that loaders which are under way get to finish in, once a run is to end."""
 TROUBLES: Final = 5
 """Errors that are kept; all are counted."""
-_COUNTS: Final = ("items", "warmed", "fresh", "left", "unkept", "failed")
+_COUNTS: Final = ("items", "warmed", "fresh", "left", "unkept", "lost", "failed")
 LINE: Final = 160
 """Characters of an error."""
 
@@ -83,6 +83,8 @@ class Outcome:
     unkept: int
     """Loaded, and not to be kept: by the function's condition, or its answer left them out, or it is in a
     transaction that was begun by hand."""
+    lost: int
+    """Loaded and not stored, since Redis went away or the run was interrupted."""
     failed: int
     troubles: tuple[Trouble, ...]
     """The first few."""
@@ -95,7 +97,7 @@ class Outcome:
     @property
     def done(self) -> int:
         """How many are dealt with, one way or the other."""
-        return self.warmed + self.fresh + self.left + self.unkept + self.failed
+        return self.warmed + self.fresh + self.left + self.unkept + self.lost + self.failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,7 @@ class _Run:
         self._interrupted = False
         self._unavailable = ""
         self._leases: dict[bytes, Place] = {}
+        self._unsure: list[Filling] = []
         self._size = FIRST if warmer.is_many else 1
         self._here = threading.local()
 
@@ -208,6 +211,16 @@ class _Run:
             self._interrupted = True
         for token, place in list(self._leases.items()):
             self._release(place, token)
+        self._count_unsure()
+
+    def _count_unsure(self) -> None:
+        """Find out what became of that whose storing was broken off."""
+        if self._unsure:
+            stored = 0
+            with suppress(StoreUnavailable):
+                stored = self._stored(self._unsure, [0] * len(self._unsure))
+            self._count("warmed", stored)
+            self._count("lost", len(self._unsure) - stored)
 
     def _release(self, place: Place, token: bytes) -> None:
         held.drop(token)
@@ -481,13 +494,15 @@ class _Run:
             transactions.store_at_commit(lambda: self._space.engine.run(fill), waits_for)
             self._count("warmed", len(ready))
             return
-        stored = 0
         try:
             stored = self._stored(ready, self._ask(fill))
-        finally:
-            # The others were invalidated or taken over, or Redis has gone.
-            self._count("warmed", stored)
-            self._count("left", len(ready) - stored)
+        except BaseException:  # Redis has gone, or Ctrl-C: the end will tell
+            with self._lock:
+                self._unsure += ready
+            raise
+        # The others were invalidated or taken over.
+        self._count("warmed", stored)
+        self._count("left", len(ready) - stored)
 
     def _stored(self, ready: list[Filling], answers: list[int]) -> int:
         """Return how many are there now; a no may be the answer to a second try, after the first did it."""

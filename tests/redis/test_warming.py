@@ -89,7 +89,7 @@ def run(generate, *, function=None, type=None, version=None, **options):  # noqa
 
 def counts(outcome):
     """Return what is not zero."""
-    found = {each: getattr(outcome, each) for each in ("warmed", "fresh", "left", "unkept", "failed")}
+    found = {each: getattr(outcome, each) for each in ("warmed", "fresh", "left", "unkept", "lost", "failed")}
     return {each: number for each, number in found.items() if number}
 
 
@@ -175,6 +175,29 @@ def leases_on(server):
     """Return how many entries somebody is computing that had no value before."""
     found = [server.command("GETRANGE", key, 3, 10) for key in server.command("KEYS", "site:1:qc:*")]
     return found.count(bytes(8))
+
+
+def test_what_was_loaded_when_redis_went_away_is_nobody_elses(own, monkeypatch):
+    monkeypatch.setattr("redis_infra.querycache.warm_run.PATIENCE", 0.1)
+    users = Users()
+    users.before = lambda user_id: own.kill() if user_id == 2 else None
+    outcome = users.warm(range(9))
+    assert counts(outcome) == {"warmed": 1, "lost": 2}
+    assert outcome.unavailable
+
+
+def test_what_was_stored_when_the_run_was_interrupted_was_warmed(own, monkeypatch):
+    stored = warm_run._Run._stored
+
+    def interrupted(self, ready, answers):
+        if all(answers):  # Redis has stored them, and who asked it is not told any more
+            raise KeyboardInterrupt
+        return stored(self, ready, answers)
+
+    monkeypatch.setattr(warm_run._Run, "_stored", interrupted)
+    outcome = Users().warm(range(9))
+    assert outcome.interrupted
+    assert counts(outcome) == {"warmed": 1}
 
 
 @pytest.mark.parametrize("kind", ["function", "pairs"])

@@ -283,6 +283,7 @@ def _lines(outcome: Outcome, width: int) -> Iterator[str]:
         (outcome.fresh, "fresh already"),
         (outcome.left, "left to others"),
         (outcome.unkept, "not to be kept"),
+        (outcome.lost, "loaded and not stored"),
         (outcome.failed, "failed"),
     ]
     said = ", ".join(f"{number:,} {what}" for number, what in counts if number) or (
