@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 Start = Callable[..., SiteProcess]
 
 PROCESSES = 3
-PATIENT = {"COMMAND_TIMEOUT": "500ms", "BREAKER": {"probe_base": "10ms", "probe_cap": "40ms"}}
+CALM = {"COMMAND_TIMEOUT": "10s", "CONNECT_TIMEOUT": "10s", "POOL_WAIT": "10s"}
+"""No outage at all, however little of the processor a process gets."""
+
+PATIENT = {"COMMAND_TIMEOUT": "1s", "BREAKER": {"probe_base": "10ms", "probe_cap": "40ms"}}
 """No timeout but in an outage: of a single one others may hear a second later, unknown to the model."""
 
 HEARD = 1.0 * MARGIN
@@ -51,7 +54,7 @@ def verdicts(processes: list[SiteProcess]) -> list[str]:
 def test_nothing_invalidated_is_seen(
     seed: int, play: Callable[..., list[SiteProcess]], redis_infra_url: str, database: Database
 ) -> None:
-    assert verdicts(play(redis_infra_url, seed, 3000)) == []
+    assert verdicts(play(redis_infra_url, seed, 3000, **CALM)) == []
     assert database.steps >= 3000
 
 
@@ -61,7 +64,7 @@ def test_nothing_invalidated_is_seen(
 def test_for_ten_thousand_steps(
     seed: int, play: Callable[..., list[SiteProcess]], redis_infra_url: str
 ) -> None:
-    assert verdicts(play(redis_infra_url, seed, 10_000)) == []
+    assert verdicts(play(redis_infra_url, seed, 10_000, **CALM)) == []
 
 
 def wait_for_steps(database: Database, count: int, last: int = 2**62) -> None:
@@ -93,7 +96,7 @@ def test_nothing_invalidated_is_seen_where_indexes_are_lost(
     redis_infra_url: str,
     database: Database,
 ) -> None:
-    processes = play(redis_infra_url, seed, steps)
+    processes = play(redis_infra_url, seed, steps, **CALM)
     lose_indexes(redis_server, database, steps)
     assert verdicts(processes) == []
 
@@ -107,7 +110,7 @@ def test_the_model_notices(
     database: Database,
 ) -> None:
     steps = 20_000
-    processes = play(redis_infra_url, 1, steps, sabotage=sabotage)
+    processes = play(redis_infra_url, 1, steps, sabotage=sabotage, **CALM)
     if "rebuilt" in sabotage:
         lose_indexes(redis_server, database, steps)
     found = verdicts(processes)
