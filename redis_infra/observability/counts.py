@@ -65,8 +65,7 @@ def counted() -> dict[Subject, Numbers]:
     Imports nothing that the site has not used: what was never imported has counted nothing.
     """
     rows: dict[Subject, Numbers] = {}
-    for label, function in _functions():
-        _add_to(rows, _subject_of(label, function), _numbers_of(function.tally))
+    # In this order: where there is no room for all, it is functions that are not told apart.
     if lifecycle := sys.modules.get("redis_infra.connection.lifecycle"):
         for database in lifecycle.databases():
             _add_to(rows, ("server", database.options.label), tuple(database.counters.snapshot().values()))
@@ -75,6 +74,8 @@ def counted() -> dict[Subject, Numbers]:
         _add_to(rows, ("limits",), tuple(limiter.counters.snapshot().values()))
     for policy, count in list(_denials().items()):
         _add_to(rows, ("denied", policy), (count,))
+    for label, function in _functions():
+        _add_to(rows, _subject_of(label, function), _numbers_of(function.tally))
     return {subject: numbers for subject, numbers in rows.items() if any(numbers)}
 
 
@@ -185,4 +186,5 @@ def rest_of(subject: Subject) -> Subject:
     """Return what a row is added to where there is no room for one of its own."""
     if subject[0] == "function":
         return ("function", OTHER, OTHER, OTHER, "")
-    return (subject[0], OTHER)
+    # There is one row of limits, and it is always itself: only subjects with names need bounds.
+    return (subject[0], OTHER) if len(subject) > 1 else subject

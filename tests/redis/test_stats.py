@@ -249,10 +249,8 @@ def test_changes_of_circuits_are_told_to_all(site, own_redis, loaded):
 # --- bounds ---------------------------------------------------------------------------------------------
 
 
-def test_functions_beyond_the_most_are_summed_as_other(site, redis_server, monkeypatch):
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)  # the bound is that of each minute
-    site(redis_server.url)
+def too_many_functions():
+    """More cached functions than are told apart."""
     made = []
     for number in range(counts.MOST_FUNCTIONS + 50):
 
@@ -261,6 +259,14 @@ def test_functions_beyond_the_most_are_summed_as_other(site, redis_server, monke
 
         load.__qualname__ = f"load_{number}"
         made.append(cached("load:{x}", ttl=60)(load))
+    return made
+
+
+def test_functions_beyond_the_most_are_summed_as_other(site, redis_server, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # the bound is that of each minute
+    site(redis_server.url)
+    made = too_many_functions()
     ask(made[0], 1)
     for function in made:
         function.tally.hits += 1
@@ -270,6 +276,30 @@ def test_functions_beyond_the_most_are_summed_as_other(site, redis_server, monke
     assert report.lines[-1].name == "other"
     assert report.total.hits == counts.MOST_FUNCTIONS + 50
     assert redis_server.command("HLEN", flushing.Names("ri").hour(time.time())) <= counts.MOST_FUNCTIONS + 3
+
+
+def test_limits_are_told_beside_any_number_of_functions(site, redis_server, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    site(redis_server.url)
+    made = too_many_functions()
+
+    def all_of_them_and_a_limit():
+        for function in made:
+            function.tally.hits += 1
+        cache.get("nothing")
+        for _ in range(7):
+            default_limiter().hit("upload", "user:1")
+        return flushing.flush()
+
+    assert all_of_them_and_a_limit()
+    report = stats.read_stats("function", memory=False)
+    assert (report.limits["allowed"], report.limits["denied"], report.denied) == (5, 2, {"upload": 2})
+    assert [each.name for each in report.servers] == [default_limiter().remote.database.options.label]
+    # Another process finds no room left: its decisions are of the same row, whatever else is of "other".
+    assert in_child(all_of_them_and_a_limit)
+    report = stats.read_stats("function", memory=False)
+    assert (report.limits["allowed"], report.limits["denied"]) == (5, 9)
 
 
 def test_every_key_has_an_end_one_hash_tag_and_the_prefix(site, redis_server, loaded, settings):
