@@ -379,12 +379,12 @@ def response(value: Any, name: str) -> str | None:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the end of an error's sentence: the nearest of the ``known`` names, or all of them."""
+    """Return the end of an error's sentence: the nearest of the ``known`` names, or all of them, or none."""
     names = {each.casefold(): each for each in known}
     near = difflib.get_close_matches(str(name).casefold(), names, n=1)
     if near:
         return f"; did you mean {names[near[0]]!r}?"
-    return f"; there are {', '.join(sorted(names.values()))}"
+    return f"; there are {', '.join(sorted(names.values())) or 'none'}"
 
 
 def redact_url(text: str) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from redis_infra.conf import did_you_mean, get_settings
+from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, template
 from redis_infra.querycache import transactions
 from redis_infra.querycache.space import space_for
 from redis_infra.querycache.transactions import Invalidation
 
-__all__ = ["ainvalidate", "carry_out", "invalidate", "is_text"]
+__all__ = ["ainvalidate", "carry_out", "invalidate", "is_everything", "is_text", "listed"]
 
 
 def invalidate(
@@ -34,7 +35,7 @@ def invalidate(
     for this process at once, and for Redis before it is read again.
 
     Raises:
-        ValueError: nothing is named, or everything (``"*"``).
+        ValueError: nothing is named, or everything (``"*"``), or a field that has no value (a forgotten f).
         SettingsError: there is no such cache.
     """
     wanted = _wanted(_rendered(patterns, fields), tag, tags)
@@ -83,6 +84,20 @@ def is_text(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
+def is_everything(pattern: str) -> bool:
+    """Whether a pattern is nothing but wildcards, and so means all keys, or all that are not very short."""
+    return "*" in pattern and not pattern.strip("*?")
+
+
+def listed(tags: Any, error: type[Exception]) -> tuple[Any, ...]:
+    """Return tags, of which one alone may be written without a list. Raises ``error``: they are none."""
+    if isinstance(tags, str | Template):
+        return (tags,)
+    if not isinstance(tags, Iterable):
+        raise error(f"tags {tags!r} is no list of tags; write such as tags=['room:42'], or leave it out")
+    return tuple(tags)
+
+
 def _rendered(patterns: Iterable[str | Template], fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Return globs, of templates those for these values."""
     named = get_settings().keys
@@ -106,7 +121,7 @@ def _wanted(
     patterns: tuple[str, ...], tag: str | None, tags: Iterable[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return patterns and tags, checked."""
-    wanted_tags = ((tag,) if tag is not None else ()) + ((tags,) if isinstance(tags, str) else tuple(tags))
+    wanted_tags = ((tag,) if tag is not None else ()) + listed(tags, ValueError)
     for each in (*patterns, *wanted_tags):
         if not isinstance(each, str):
             raise ValueError(f"{each!r} is neither a pattern nor a tag; write such as 'chat:42:*'")
@@ -114,9 +129,26 @@ def _wanted(
             raise ValueError("an empty pattern or tag matches nothing; write such as 'chat:42:*'")
         if not is_text(each):
             raise ValueError(f"{each!r} has half a character (a surrogate) in it, which no key has")
+        if "{" in each or "}" in each:
+            raise ValueError(_with_braces(each, is_pattern=each in patterns))
     for pattern in patterns:
-        if not pattern.strip("*"):
+        if is_everything(pattern):
             raise ValueError(f"{pattern!r} would forget everything; run: manage.py cache_clear --all")
     if not patterns and not wanted_tags:
         raise ValueError("nothing to forget: name a pattern, such as 'chat:42:*', or tag='room:42'")
     return tuple(patterns), wanted_tags
+
+
+def _with_braces(text: str, *, is_pattern: bool) -> str:
+    """Return what is wrong with a text that has braces, as no key has: most often an f is missing."""
+    try:
+        names = sorted(template(text).names)
+    except SettingsError:
+        names = []
+    if not names:
+        return f"{text!r} has braces in it, which no key has; write such as 'chat:42:*'"
+    given = ", ".join(f"{name}=..." for name in names)
+    return (
+        f"{text!r} has the field {{{names[0]}}} and no value for it; write f{text!r}, with value() around "
+        "what somebody typed" + (f", or invalidate({text!r}, {given})" if is_pattern else "")
+    )

@@ -9,6 +9,7 @@ parent, and where the rows were that ``bulk_create(update_conflicts=True)`` has 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
@@ -22,11 +23,12 @@ from django.db import models
 from django.db.models import NOT_PROVIDED, signals
 from django.db.models.signals import class_prepared
 
-from redis_infra.conf import get_settings
+from redis_infra.conf import did_you_mean, get_settings
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template, value
 from redis_infra.querycache import transactions
-from redis_infra.querycache.invalidation import carry_out
+from redis_infra.querycache.invalidation import carry_out, is_everything, listed
+from redis_infra.querycache.space import check_alias
 from redis_infra.querycache.transactions import Invalidation
 
 __all__ = ["InvalidatingQuerySet", "invalidate_for", "invalidate_on"]
@@ -56,14 +58,15 @@ def invalidate_on(
     Call it once for each, in ``AppConfig.ready`` or beside the cached functions.
 
     Raises:
-        SettingsError: a pattern has a field that is not of ``instance``, or there is no pattern and no tag.
+        SettingsError: a pattern has a field that is not of ``instance``, or one that no row has, or means
+            everything; there is no pattern and no tag, or no such cache.
     """
     if not isinstance(model, type) or not issubclass(model, models.Model):
         raise SettingsError(f"invalidate_on({model!r}) is for models")
     rule = Rule(
         model,
         tuple(_template_of(each) for each in patterns),
-        tuple(_template_of(each) for each in ([tags] if isinstance(tags, str | Template) else tags)),
+        tuple(_template_of(each) for each in listed(tags, SettingsError)),
         cache,
     )
     rule.check()
@@ -85,6 +88,8 @@ def invalidate_for(instances: Iterable[models.Model], *, using: str | None = Non
 
 
 def _template_of(text: str | Template) -> Template:
+    if isinstance(text, list | tuple | set):
+        raise SettingsError(f"{text!r} is several patterns in one; give each by itself: 'chat:*', 'room:*'")
     named = get_settings().keys
     return template(named.get(text, text) if isinstance(text, str) else text)
 
@@ -112,9 +117,16 @@ class Rule:
         return seen
 
     def check(self) -> None:
-        """Raise if it means nothing."""
+        """Raise if it means nothing, or everything, or would fail whenever a row is saved."""
+        check_alias(self.cache)
         if not self.patterns and not self.tags:
             raise SettingsError(f"invalidate_on({self.model.__name__}) names no pattern and no tag")
+        for each in self.patterns:
+            if is_everything(each.text):
+                raise SettingsError(
+                    f"invalidate_on({self.model.__name__}, {each.text!r}) would forget everything whenever a "
+                    f"row changes; write what it is about, such as 'chat:{{instance.pk}}:*'"
+                )
         for each in (*self.patterns, *self.tags):
             strange = each.names - {"instance"}
             if strange:
@@ -122,6 +134,16 @@ class Rule:
                     f"invalidate_on({self.model.__name__}, {each.text!r}): there is no {min(strange)!r}; "
                     f"write a field of the row, such as {{instance.pk}}"
                 )
+            for field in each.fields:
+                self._check_field(each, field.path.split(".")[1:])
+
+    def _check_field(self, made: Template, path: Sequence[str]) -> None:
+        if path and _surely_lacks(self.model, path[0]):
+            near = did_you_mean(path[0], _columns(self.model))
+            raise SettingsError(
+                f"invalidate_on({self.model.__name__}, {made.text!r}): a {self.model.__name__} has no "
+                f"{path[0]!r}{near}"
+            )
 
     def forget(self, instances: Iterable[models.Model], using: str | None) -> int:
         """Forget what depends on these rows; at commit, if a transaction is open."""
@@ -161,6 +183,42 @@ def _written(made: Template, instance: models.Model, escaped: Callable[[str], st
         part if isinstance(part, str) else escaped(value(part.of({"instance": instance})))
         for part in made.parts
     )
+
+
+def _surely_lacks(model: type[models.Model], name: str) -> bool:
+    """Whether no row of a model has an attribute: what cannot be told it may have.
+
+    While models are being loaded relations may come to it. An abstract one is what its heirs are, and of a
+    row of the model may be meant those of its heirs alone.
+    """
+    if model._meta.abstract or not apps.models_ready:
+        return False
+    return not any(_may_have(each, name) for each in _family(model))
+
+
+def _may_have(model: type[models.Model], name: str) -> bool:
+    # What lies in a class may not want to be asked of the class.
+    if name == "_state" or any(name in vars(each) for each in model.__mro__):
+        return True
+    if signals.post_init.has_listeners(model):
+        return True
+    # What a row is given by itself: each of these may do it, and a bare annotation says that something does.
+    makers = ("__init__", "__new__", "__getattr__", "__getattribute__", "from_db")
+    own = model.__mro__[: model.__mro__.index(models.Model)]
+    return any(maker in vars(each) for each in own for maker in makers) or any(
+        _is_annotated(each, name) for each in own
+    )
+
+
+def _is_annotated(model: type, name: str) -> bool:
+    try:
+        return name in inspect.get_annotations(model)
+    except NameError:  # since Python 3.14 it is code, which may use what is imported for types only
+        return True
+
+
+def _columns(model: type[models.Model]) -> set[str]:
+    return {"pk", *(name for field in model._meta.concrete_fields for name in (field.name, field.attname))}
 
 
 def _is_stored(model: type[models.Model], path: Sequence[str]) -> bool:

@@ -416,10 +416,15 @@ def space_for(alias: str) -> Space | None:
     return _make_space(alias)
 
 
-def _make_space(alias: str) -> Space | None:
-    if alias not in caches.settings:
+def check_alias(alias: str) -> None:
+    """Raise if there is no such alias; opens nothing."""
+    if not isinstance(alias, str) or alias not in caches.settings:
         near = did_you_mean(alias, caches.settings)
         raise SettingsError(f"cache {alias!r}: there is no such alias in CACHES{near}")
+
+
+def _make_space(alias: str) -> Space | None:
+    check_alias(alias)
     # One of our own, which all threads share: Django makes one for each of them.
     backend = caches.create_connection(alias)
     if isinstance(backend, DummyCache):

@@ -200,11 +200,86 @@ def test_other_models_keep_their_fast_deletes(site):
         (("user:{pk}:*",), (), "there is no 'pk'"),
         ((), ("{user.pk}",), "there is no 'user'"),
         (("user:{instance.pk",), (), "not a key template"),
+        (("user:{instance.usrname}:*",), (), "a User has no 'usrname'; did you mean 'username'"),
+        ((), ("mail:{instance.xyz.domain}",), "a User has no 'xyz'; there are .*email.*pk"),
+        (("*",), (), r"'\*'\) would forget everything"),
+        (("user:*", "?*"), (), r"'\?\*'\) would forget everything"),
+        ((["user:*", "mail:*"],), (), r"\['user:\*', 'mail:\*'\] is several patterns in one; give each"),
+        ((5,), (), "5 is not a key template"),
+        (("user:*",), 5, r"tags 5 is no list of tags; write such as tags=\['room:42'\]"),
+        (("user:*",), None, "tags None is no list of tags"),
     ],
 )
 def test_a_wrong_rule_says_so(patterns, tags, said):
     with pytest.raises(SettingsError, match=said):
         invalidate_on(User, *patterns, tags=tags)
+
+
+def test_a_rule_for_a_cache_that_there_is_not_says_so():
+    with pytest.raises(SettingsError, match=r"cache 'defalt': .*did you mean 'default'"):
+        invalidate_on(User, "user:{instance.pk}", cache="defalt")
+
+
+def test_a_refused_rule_leaves_no_trace():
+    for wrong in ("user:{instance.usrname}", "*"):
+        with pytest.raises(SettingsError):
+            invalidate_on(User, wrong)
+    assert not rules._rules
+    assert not rules.signals.post_save.has_listeners(Permission)
+
+
+@pytest.mark.parametrize(
+    "name", ["pk", "email", "get_full_name", "is_authenticated", "groups", "_password", "_state.db"]
+)
+def test_a_rule_may_read_what_rows_have_besides_their_columns(name):
+    invalidate_on(User, f"user:{{instance.{name}}}:*")
+    invalidate_on(Group, "group:{instance.user_set}:*")
+    invalidate_on(Permission, "type:{instance.content_type_id}:{instance.content_type.model}:*")
+
+
+@isolate_apps("django.contrib.auth")
+def test_a_rule_may_read_what_a_row_may_give_itself():
+    class Counted(models.Model):  # noqa: DJ008  # has no rows
+        total: int
+
+        class Meta:
+            app_label = "auth"
+
+    class Made(models.Model):  # noqa: DJ008
+        class Meta:
+            app_label = "auth"
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.total = 0
+
+    class Dynamic(models.Model):  # noqa: DJ008
+        class Meta:
+            app_label = "auth"
+
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
+    class Child(Group):
+        total = models.IntegerField()
+
+        class Meta:
+            app_label = "auth"
+
+    class Base(models.Model):
+        class Meta:
+            abstract = True
+            app_label = "auth"
+
+    for model in (Counted, Made, Dynamic, Child, Base):
+        invalidate_on(model, "sum:{instance.total}")
+    with pytest.raises(SettingsError, match="a Counted has no 'other'"):
+        invalidate_on(Counted, "sum:{instance.other}")
+
+
+def test_while_models_are_being_loaded_relations_may_come(monkeypatch):
+    monkeypatch.setattr(rules.apps, "models_ready", False)
+    invalidate_on(User, "user:{instance.of_an_app_to_come}:*")
 
 
 def test_a_rule_is_for_models():

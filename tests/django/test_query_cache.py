@@ -392,12 +392,37 @@ def test_wrong_calls_are_the_functions_own_errors():
 
 
 @pytest.mark.usefixtures("site")
-@pytest.mark.parametrize("wrong", ["*", "**", ""])
+@pytest.mark.parametrize("wrong", ["*", "**", "", "?*", "*?", "?*?*"])
 def test_nothing_and_everything_are_no_patterns(wrong):
     with pytest.raises(ValueError, match=r"cache_clear|empty"):
         invalidate(wrong)
     with pytest.raises(ValueError, match="nothing to forget"):
         invalidate()
+
+
+@pytest.mark.usefixtures("site")
+def test_a_forgotten_f_is_an_error_and_forgets_nothing():
+    keep = cached("keep:{number}", ttl=30, tags=["tag:{number}"])(lambda number: number)
+    keep(1)
+    said = r"'keep:{x}' has the field {x} and no value for it; write f'keep:{x}', .*'keep:{x}', x=\.\.\.\)"
+    with pytest.raises(ValueError, match=said):
+        invalidate("keep:{x}")
+    with pytest.raises(ValueError, match=said):
+        asyncio.run(ainvalidate("keep:{x}"))
+    with pytest.raises(ValueError, match=r"'tag:{x.pk}' has the field {x} .* somebody typed$"):
+        invalidate(tag="tag:{x.pk}")
+    with pytest.raises(ValueError, match=r"'keep:\{1\}' has braces in it"):
+        invalidate("keep:{1}")
+    assert keep.get(1) == 1
+    assert invalidate("keep:{x}", x=1) == 1
+
+
+@pytest.mark.usefixtures("site")
+def test_what_is_no_list_of_tags_is_named():
+    with pytest.raises(ValueError, match=r"tags 5 is no list of tags; write such as tags=\['room:42'\]"):
+        invalidate(tags=5)
+    with pytest.raises(ValueError, match="no template here has a field 'chat'; there are none"):
+        invalidate("chat:42:*", chat=42)
 
 
 @pytest.mark.usefixtures("site")
