@@ -74,32 +74,20 @@ def counted() -> dict[Subject, Numbers]:
         _add_to(rows, ("limits",), tuple(limiter.counters.snapshot().values()))
     for policy, count in list(_denials().items()):
         _add_to(rows, ("denied", policy), (count,))
-    for label, function in _functions():
-        _add_to(rows, _subject_of(label, function), _numbers_of(function.tally))
+    tallies = _tallies()
+    for of, numbers in tallies.rows() if tallies is not None else ():
+        _add_to(rows, ("function", *of), numbers)
     return {subject: numbers for subject, numbers in rows.items() if any(numbers)}
 
 
 def known_functions() -> list[Subject]:
-    """Return the subject of every decorated function that this process has imported."""
-    return [_subject_of(label, function) for label, function in _functions()]
+    """Return the subject of every function that this process has decorated."""
+    tallies = _tallies()
+    return [("function", *of) for of in tallies.known()] if tallies is not None else []
 
 
-def _functions() -> list[tuple[str, Any]]:
-    decorators = sys.modules.get("redis_infra.querycache.decorators")
-    return list(decorators.functions.items()) if decorators is not None else []
-
-
-def _subject_of(label: str, function: Any) -> Subject:
-    return ("function", function.cache, function._recipe.policy.kind, label, function.glob)
-
-
-def _numbers_of(tally: Any) -> Numbers:
-    loads = getattr(tally, "loads", ())
-    return (
-        *(tally.hits, tally.misses, tally.stale, tally.waits, tally.errors, tally.computations),
-        int(tally.seconds * 1e6),
-        *loads,
-    )
+def _tallies() -> Any:
+    return getattr(sys.modules.get("redis_infra.querycache.tallies"), "tallies", None)
 
 
 def _add_to(rows: dict[Subject, Numbers], subject: Subject, numbers: Numbers) -> None:

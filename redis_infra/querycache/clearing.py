@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from redis_infra.cache.fallback import FallbackStore
 from redis_infra.cache.operations import Plan
@@ -23,6 +23,7 @@ from redis_infra.keys import escape
 from redis_infra.querycache.decorators import functions
 from redis_infra.querycache.reach import check_reach
 from redis_infra.querycache.space import Space
+from redis_infra.querycache.tallies import tallies
 from redis_infra.resilience.failover import Kind
 
 __all__ = ["Cleared", "Extent", "Selector", "clear", "extent_of", "patterns_of_type"]
@@ -74,23 +75,24 @@ def patterns_of_type(kind: str, alias: str) -> list[str]:
     Raises:
         SettingsError: there is no such type.
     """
-    known = [each for each in functions.values() if each.cache == alias]
-    types = {*get_settings().ttl, *[each._recipe.policy.kind for each in known]}
+    there = [(each._recipe.policy.kind, each.glob) for each in functions.values() if each.cache == alias]
+    # What a function has stored outlives it, if it was decorated within another one.
+    known = [*there, *[(of.kind, of.glob) for of in tallies.known() if of.alias == alias and of.glob]]
+    types = {*get_settings().ttl, *[each for each, _ in known]}
     if kind not in types:
         raise SettingsError(
             f"{kind!r} is not a data type{did_you_mean(kind, types)} "
             f"(for keys that begin with it: --pattern '{escape(kind)}:*')"
         )
     found = [f"{escape(kind)}:*"]
-    for each in known:
-        if each._recipe.policy.kind == kind:
-            found += _patterns_of(each)
+    for its_kind, glob in known:
+        if its_kind == kind:
+            found += _patterns_of(glob)
     return list(dict.fromkeys(found))
 
 
-def _patterns_of(function: Any) -> list[str]:
+def _patterns_of(glob: str) -> list[str]:
     """Return the patterns of all keys that a function can have; what one varies by stands behind it."""
-    glob = function.glob
     return [glob] if glob.endswith("*") else [glob, f"{glob}:@*"]
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
@@ -35,6 +37,7 @@ from redis_infra.querycache.loading import Recipe, Tally, judge
 from redis_infra.querycache.policy import Policy, Ttl, make_policy
 from redis_infra.querycache.signature import automatic_glob, automatic_key, compile_key, compile_tags
 from redis_infra.querycache.space import Place, Space, space_for
+from redis_infra.querycache.tallies import tallies
 
 __all__ = ["AsyncCached", "Cached", "bound_to", "cached", "functions", "kind_of", "register", "template_of"]
 
@@ -54,17 +57,28 @@ class _Decorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
 
 
-functions: Final[dict[str, Any]] = {}
-"""Every decorated function by its dotted name, for warmers and statistics."""
+functions: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+"""Every decorated function that there is, by its dotted name."""
+_number = itertools.count(2)
 
 
 def register(label: str, function: Any) -> None:
-    """Keep a decorated function by its name; of two of one name (closures) with other keys, both."""
-    name, number = label, 1
-    while name in functions and functions[name].template != function.template:
-        number += 1
-        name = f"{label}#{number}"
-    functions[name] = function
+    """Find a decorated function by its name as long as it is there, and count what its callers get.
+
+    Of two of one name (closures) with other keys, both.
+    """
+    before = functions.get(label)
+    is_another = before is not None and _is_another(before, function)
+    functions[f"{label}#{next(_number)}" if is_another else label] = function
+    tallies.enter(label, function)
+
+
+def _is_another(one: Any, other: Any) -> bool:
+    return (one.template, one.cache, one._recipe.policy.kind) != (
+        other.template,
+        other.cache,
+        other._recipe.policy.kind,
+    )
 
 
 def cached(

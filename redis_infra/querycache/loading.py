@@ -76,8 +76,13 @@ class Tally:
         self.seconds += seconds
         self.loads[min(max(int(seconds * 1e6).bit_length() - 7, 0), LOADS - 1)] += 1
 
+    def numbers(self) -> tuple[int, ...]:
+        """Return all of it as whole numbers, which add up exactly: seconds as microseconds, loads last."""
+        counts = (self.hits, self.misses, self.stale, self.waits, self.errors, self.computations)
+        return (*counts, int(self.seconds * 1e6), *self.loads)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Recipe:
     """What all calls of one function have in common."""
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from redis_infra.observability import flushing, monitor
 from redis_infra.observability.monitor import Monitor
 from redis_infra.observability.monitor_view import amount, count, one_line, screen, sparkline
-from redis_infra.querycache import cached, decorators
+from redis_infra.querycache import cached, decorators, tallies
 from redis_infra.querycache.space import forget_spaces
 from redis_infra.throttling.limiter import default_limiter
 from tests.faults.site import wait_until
@@ -67,13 +67,11 @@ def run():
 def _alone(monkeypatch):
     for name in ("ENABLED", "PROVIDER", "URL", "HOST", "PORT"):
         monkeypatch.delenv(f"REDIS_{name}", raising=False)
-    known = dict(decorators.functions)
-    decorators.functions.clear()
+    monkeypatch.setattr(tallies, "tallies", tallies.Tallies())
+    monkeypatch.setattr(decorators, "tallies", tallies.tallies)
     yield
     flushing.end()
     forget_spaces()
-    decorators.functions.clear()
-    decorators.functions.update(known)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from django.core.cache import cache
 from django.core.management import CommandError, call_command
 
 from redis_infra.observability import flushing
-from redis_infra.querycache import cached, decorators
+from redis_infra.querycache import cached, decorators, tallies
 from redis_infra.querycache.space import forget_spaces
 
 OURS = "redis_infra.cache.RedisCache"
@@ -59,13 +59,11 @@ def run():
 def _alone(monkeypatch):
     for name in ("ENABLED", "PROVIDER", "URL", "HOST", "PORT"):
         monkeypatch.delenv(f"REDIS_{name}", raising=False)
-    known = dict(decorators.functions)
-    decorators.functions.clear()
+    monkeypatch.setattr(tallies, "tallies", tallies.Tallies())
+    monkeypatch.setattr(decorators, "tallies", tallies.tallies)
     yield
     flushing.end()
     forget_spaces()
-    decorators.functions.clear()
-    decorators.functions.update(known)
 
 
 @pytest.fixture

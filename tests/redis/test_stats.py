@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import logging
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from django.core.cache import cache
@@ -16,7 +19,7 @@ from django.core.signals import request_finished
 
 from redis_infra.instrumentation import Counters, ThrottleCounters
 from redis_infra.observability import counts, flushing, samples, stats
-from redis_infra.querycache import cached, cached_many, decorators
+from redis_infra.querycache import cached, cached_many, decorators, tallies
 from redis_infra.querycache.space import forget_spaces
 from redis_infra.throttling.limiter import default_limiter
 from tests.faults.site import wait_until
@@ -29,15 +32,13 @@ SLOW = "1h"
 
 
 @pytest.fixture(autouse=True)
-def _alone():
+def _alone(monkeypatch):
     """Count the functions of one test only, from zero; stop flushing after it."""
-    known = dict(decorators.functions)
-    decorators.functions.clear()
+    monkeypatch.setattr(tallies, "tallies", tallies.Tallies())
+    monkeypatch.setattr(decorators, "tallies", tallies.tallies)
     yield
     flushing.end()
     forget_spaces()
-    decorators.functions.clear()
-    decorators.functions.update(known)
 
 
 @pytest.fixture
@@ -244,6 +245,138 @@ def test_changes_of_circuits_are_told_to_all(site, own_redis, loaded):
     told = [json.loads(each) for each in server.command("LRANGE", flushing.Names("ri").events, 0, -1)]
     assert [each["after"] for each in reversed(told)][-1] == "closed"
     assert {each["pid"] for each in told} == {os.getpid()}
+
+
+# --- functions that come and go ------------------------------------------------------------------------
+
+
+def view(item, key="view:{x}", then=None):
+    """Decorate a function, as a view may do in each request, and call it."""
+
+    @cached(key, ttl="user")
+    def inner(x):
+        return x if then is None else then(x)
+
+    return inner(item)
+
+
+def test_functions_that_are_gone_stay_counted(site, redis_server):
+    site(redis_server.url)
+    for _ in range(100):
+        view(1)
+        view(2)
+    assert flushing.flush()
+    [line] = stats.read_stats("function", memory=False).lines
+    assert (line.name, line.hits, line.misses) == (f"{__name__}.view.<locals>.inner", 198, 2)
+
+
+def test_functions_that_come_and_go_are_flushed_once(site, redis_server):
+    site(redis_server.url)
+    for turn in range(1, 60):
+        view(1)
+        gc.collect()
+        assert flushing.flush()
+        assert sum(hits_and_misses()) == turn
+
+
+def test_a_function_that_is_gone_is_not_kept():
+    @cached("gone:{x}", ttl=60)
+    def function(x):
+        return x
+
+    there = weakref.ref(function)
+    assert function in decorators.functions.values()
+    del function
+    gc.collect()
+    assert there() is None
+
+
+def test_a_call_that_outlives_its_function_is_counted(site, redis_server):
+    site(redis_server.url)
+    methods = []
+
+    def inner():
+        class A:
+            pk = 1
+
+            @cached("a:{self.pk}", ttl="user")
+            def method(self):
+                return 1
+
+        return A().method
+
+    for _ in range(100):
+        methods.append(inner())  # bound copies; what they are copies of goes with its class
+        gc.collect(0)
+    for method in methods:
+        method()
+    assert sum(counts.counted()[row][0] + counts.counted()[row][1] for row in functions_counted()) == 100
+
+
+def functions_counted():
+    return [row for row in counts.counted() if row[0] == "function"]
+
+
+def test_each_with_a_key_of_its_own_is_bounded(site, redis_server):
+    site(redis_server.url)
+    for number in range(300):
+        view(1, f"view-{number}:{{x}}")
+    assert len(functions_counted()) == tallies.MOST_GLOBS + 1
+    assert flushing.flush()
+    [line] = stats.read_stats("function", memory=False).lines
+    assert (line.hits, line.misses) == (0, 300)
+
+
+def test_registering_does_not_look_at_all_that_there_are():
+    looks = Looks()
+    with looks.at(decorators._is_another):
+        kept = [cached(f"many-{n}:{{x}}", ttl=60)(_named("one_of_many")) for n in range(200)]
+    assert looks.count <= 200
+    assert len([each for each in decorators.functions.values() if each in kept]) == 200
+
+
+class Looks:
+    """Counts the calls of a function in this thread."""
+
+    def __init__(self):
+        self.count = 0
+
+    @contextlib.contextmanager
+    def at(self, function):
+        def note(frame, event, _):
+            self.count += event == "call" and frame.f_code is function.__code__
+
+        sys.setprofile(note)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+
+def test_while_threads_decorate_nothing_is_counted_twice_or_lost(site, redis_server):
+    site(redis_server.url)
+    stop = threading.Event()
+    seen = []
+
+    def read():
+        while not stop.is_set():
+            seen.append(sum(sum(counts.counted()[row][:2]) for row in functions_counted()))
+
+    def decorate():
+        for _ in range(100):
+            view(1)
+
+    reader = threading.Thread(target=read)
+    threads = [threading.Thread(target=decorate) for _ in range(4)]
+    reader.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    reader.join()
+    assert seen == sorted(seen)
+    assert sum(sum(counts.counted()[row][:2]) for row in functions_counted()) == 400
 
 
 # --- bounds ---------------------------------------------------------------------------------------------
