@@ -10,11 +10,22 @@ from redis_infra.durations import parse_duration
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import template
 
-__all__ = ["DEFAULT_TTLS", "fraction", "key_templates", "lifetime", "lifetimes"]
+__all__ = ["DEFAULT_TTLS", "at_most", "fraction", "key_templates", "lifetime", "lifetimes"]
 
 DEFAULT_TTLS: Final[Mapping[str, float]] = MappingProxyType(
     {"user": 300.0, "chat": 180.0, "messages": 120.0, "documents": 60.0, "stats": 30.0}
 )
+
+
+LONGEST: Final = 1e12
+"""Seconds: some 30,000 years, and far from the end of what 64 bits can count in milliseconds."""
+
+
+def at_most(seconds: float, value: Any, label: str) -> float:
+    """Return seconds that were read from ``value``, unless they are more than can be counted."""
+    if seconds > LONGEST:
+        raise SettingsError(f"{label}: {value!r} is longer than Redis can count; write such as 3600 or '1w'")
+    return seconds
 
 
 def lifetime(value: Any, label: str) -> float:
@@ -22,7 +33,7 @@ def lifetime(value: Any, label: str) -> float:
     seconds = parse_duration(value, name=label)
     if seconds <= 0:
         raise SettingsError(f"{label}: {value!r} is no lifetime; write more than 0, such as 300 or '5min'")
-    return seconds
+    return at_most(seconds, value, label)
 
 
 def lifetimes(value: Any, label: str) -> Mapping[str, float]:

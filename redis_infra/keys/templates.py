@@ -183,13 +183,15 @@ def template(text: str | Template) -> Template:
     Raises:
         SettingsError: it is none; the text names it.
     """
-    return text if isinstance(text, Template) else _template(text)
+    if isinstance(text, Template):
+        return text
+    if not isinstance(text, str) or not text:
+        raise SettingsError(f"{text!r} is not a key template; {_FORMS}")
+    return _template(text)
 
 
 @lru_cache(maxsize=4096)
 def _template(text: str) -> Template:
-    if not isinstance(text, str) or not text:
-        raise SettingsError(f"{text!r} is not a key template; {_FORMS}")
     try:
         found = list(string.Formatter().parse(text))
     except ValueError as error:
@@ -198,8 +200,9 @@ def _template(text: str) -> Template:
     for literal, path, spec, conversion in found:
         if "{" in literal or "}" in literal:
             raise SettingsError(f"{text!r} is not a key template: a key has no braces; {_FORMS}")
-        if not literal.isprintable() or " " in literal:
-            raise SettingsError(f"{text!r} is not a key template: a key has no white space in it; {_FORMS}")
+        unfit = next((char for char in literal if char == " " or not char.isprintable()), None)
+        if unfit is not None:
+            raise SettingsError(f"{text!r} is not a key template: a key has {_without(unfit)}; {_FORMS}")
         if literal:
             parts.append(literal)
         if path is not None:
@@ -214,6 +217,15 @@ def _template(text: str) -> Template:
                 raise SettingsError(f"{text!r} is not a key template: {{{whole}}} is no field; {_FORMS}")
             parts.append(Field(path))
     return Template(text, tuple(parts))
+
+
+def _without(char: str) -> str:
+    """Return what a key has not, that a character is."""
+    if char.isspace():
+        return "no white space in it"
+    if "\ud800" <= char <= "\udfff":
+        return f"no half characters (surrogates) in it, such as {char!r}"
+    return f"no characters in it that cannot be seen, such as {char!r}"
 
 
 _FORMS: Final = "write such as 'user:{user_id}' or 'doc:{doc.pk}:{lang}'"

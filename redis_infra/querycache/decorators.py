@@ -18,10 +18,10 @@ import functools
 import inspect
 import itertools
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from asgiref.sync import markcoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from redis_infra.cache import steps
 from redis_infra.cache.codec import Codec, Unreadable
@@ -32,14 +32,25 @@ from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template, value
 from redis_infra.querycache import loading, transactions
 from redis_infra.querycache.entries import now_ms, usable_payload
-from redis_infra.querycache.invalidation import ainvalidate, invalidate
+from redis_infra.querycache.invalidation import ainvalidate, invalidate, listed
 from redis_infra.querycache.loading import Recipe, Tally, judge
 from redis_infra.querycache.policy import Policy, Ttl, make_policy
 from redis_infra.querycache.signature import automatic_glob, automatic_key, compile_key, compile_tags
 from redis_infra.querycache.space import Place, Space, space_for
 from redis_infra.querycache.tallies import tallies
 
-__all__ = ["AsyncCached", "Cached", "bound_to", "cached", "functions", "kind_of", "register", "template_of"]
+__all__ = [
+    "AsyncCached",
+    "Cached",
+    "bound_to",
+    "cached",
+    "check_function",
+    "check_key",
+    "functions",
+    "kind_of",
+    "register",
+    "template_of",
+]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -114,17 +125,15 @@ def cached(
     Raises:
         SettingsError: when decorating: a field that is no parameter, an unknown data type, a wrong lifetime.
     """
+    check_key(key, "cached")
 
     def decorate(function: Any) -> Any:
         wrapped = function.__func__ if isinstance(function, classmethod | staticmethod) else function
-        if not inspect.isroutine(wrapped):
-            raise SettingsError(f"@cached is for functions, not for {wrapped!r}")
-        if inspect.isgeneratorfunction(wrapped) or inspect.isasyncgenfunction(wrapped):
-            raise SettingsError(f"{wrapped.__qualname__} yields its results; return a list to have it cached")
+        check_function(wrapped, "cached")
         made = template_of(key)
         options = _Options(
             made,
-            tuple(template(each) for each in ([tags] if isinstance(tags, str | Template) else tags)),
+            tuple(template(each) for each in listed(tags, SettingsError)),
             _functions(vary),
             make_policy(
                 kind=kind_of(made, wrapped),
@@ -137,11 +146,57 @@ def cached(
             cache,
             None if serializer is None else Codec.build(serializer=serializer),
         )
-        is_async = inspect.iscoroutinefunction(wrapped)
+        is_async = iscoroutinefunction(wrapped)
         binding = type(function) if function is not wrapped else None
         return (AsyncCached if is_async else Cached)(wrapped, options, binding)
 
     return decorate
+
+
+def check_key(key: Any, decorator: str) -> None:
+    """Raise if a decorator was given something else for its key: the function itself, most often.
+
+    Raises:
+        SettingsError: it was.
+    """
+    if key is None or isinstance(key, str | Template):
+        return
+    if callable(key):
+        raise SettingsError(
+            f"{decorator}({key!r}, ...): @{decorator} takes its options first, and then the function; "
+            f"write {decorator}('user:{{user_id}}', ttl='5min')({getattr(key, '__name__', 'function')})"
+        )
+    raise SettingsError(
+        f"{key!r} is not a key template: @{decorator} takes one, as in @{decorator}('user:{{user_id}}')"
+    )
+
+
+def check_function(function: Any, decorator: str) -> None:
+    """Raise if what is decorated is nothing whose results can be kept.
+
+    Raises:
+        SettingsError: it is no function, yields its results, does not tell its parameters, or stands in for
+            a method whose class is not known yet.
+    """
+    if not inspect.isroutine(function):
+        raise SettingsError(f"@{decorator} is for functions, not for {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        better = "return a dict" if decorator == "cached_many" else "return a list"
+        raise SettingsError(f"{function.__qualname__} yields its results; {better} to have it cached")
+    if getattr(function, "__module__", None) == "django.utils.decorators" and function.__name__ == "dummy":
+        # What method_decorator shows to a decorator; the method itself comes anew with each call.
+        raise SettingsError(
+            f"method_decorator({decorator}(...)) keeps nothing; put @{decorator} on the method itself: it "
+            f"takes methods, as in @{decorator}('page:{{pk}}', ttl='5min') above def get(self, request, pk)"
+        )
+    try:
+        inspect.signature(function)
+        function.__module__, function.__qualname__  # noqa: B018  # a method of a built-in type has no module
+    except (AttributeError, TypeError, ValueError):
+        raise SettingsError(
+            f"@{decorator} is for functions that tell their parameters, and {function!r} does not; "
+            f"decorate a function of yours that calls it"
+        ) from None
 
 
 def bound_to(function: Any, target: Any) -> Any:
@@ -149,7 +204,7 @@ def bound_to(function: Any, target: Any) -> Any:
     bound = object.__new__(type(function))
     bound.__dict__.update(function.__dict__)
     bound._bound_to = (target,)
-    bound.uncached = function.uncached.__get__(target)
+    bound.uncached = bound.__wrapped__ = function.uncached.__get__(target, type(target))
     return bound
 
 
@@ -157,10 +212,6 @@ def template_of(key: str | Template | None) -> Template | None:
     """Return the template that a key, or its name in the settings, is."""
     if key is None or isinstance(key, Template):
         return key
-    if not isinstance(key, str):
-        raise SettingsError(
-            f"{key!r} is not a key template: @cached takes one, as in @cached('user:{{user_id}}')"
-        )
     return template(get_settings().keys.get(key, key))
 
 
@@ -172,7 +223,9 @@ def kind_of(made: Template | None, function: Any) -> str:
 
 
 def _functions(vary: Vary | Sequence[Vary] | None) -> tuple[Vary, ...]:
-    found = () if vary is None else (vary,) if callable(vary) else tuple(vary)
+    found = (
+        () if vary is None else (vary,) if callable(vary) or not isinstance(vary, Iterable) else tuple(vary)
+    )
     for each in found:
         if not callable(each):
             raise SettingsError(f"vary {each!r} is not a function without arguments, such as get_language")

@@ -9,6 +9,7 @@ Written as :mod:`~redis_infra.querycache.steps`, so without I/O.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -19,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from django.conf import settings as django_settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db.models import QuerySet
+from django.db.models.query import RawQuerySet
 
 from redis_infra.cache.codec import Codec, Unreadable
 from redis_infra.cache.lease import computing, held, is_computing, is_computing_any, pauses
@@ -334,15 +336,19 @@ def decode(space: Space, recipe: Recipe, place: Place, payload: bytes) -> Any:
 
 def encode(space: Space, recipe: Recipe, place: Place, value: Any) -> bytes | None:
     """Return the bytes of a value; None, and one warning, if it has none and the site is not in DEBUG."""
+    remedy = _remedy(value)
     try:
+        if remedy:
+            raise TypeError(remedy)
         return (recipe.codec or space.engine.codec).encode(bound(space, place.key), value)
     except SynchronousOnlyOperation:
         raise
     except Exception as error:
         if django_settings.DEBUG:
-            raise TypeError(
-                f"{recipe.label} returned a {type(value).__name__} that cannot be cached: {error}"
-            ) from error
+            if inspect.iscoroutine(value):
+                value.close()  # nobody is handed it who could await it
+            said = f"; {remedy}" if remedy else f" that cannot be cached: {error}"
+            raise TypeError(f"{recipe.label} returned a {type(value).__name__}{said}") from error
         if recipe.label not in _warned:
             _warned.add(recipe.label)
             logger.warning(
@@ -355,6 +361,17 @@ def encode(space: Space, recipe: Recipe, place: Place, value: Any) -> bytes | No
 
 
 _warned: set[str] = set()
+
+DECORATE_IT: Final = "decorate the coroutine function itself"
+
+
+def _remedy(value: Any) -> str:
+    """Return what to do about a result that cannot be kept, or that its bytes would not be; nothing else."""
+    if inspect.iscoroutine(value):
+        return DECORATE_IT
+    if isinstance(value, RawQuerySet):  # its pickle is its SQL, without what it found
+        return "it would ask the database again at each hit; return list(...) of it"
+    return ""
 
 
 def bound(space: Space, key: str) -> str:

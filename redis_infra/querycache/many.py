@@ -30,7 +30,7 @@ from typing import (
     overload,
 )
 
-from asgiref.sync import markcoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from redis_infra.cache import steps
 from redis_infra.cache.codec import Codec, Unreadable
@@ -41,10 +41,17 @@ from redis_infra.cache.values import MISSING
 from redis_infra.exceptions import SettingsError
 from redis_infra.keys import Template, escape, template
 from redis_infra.querycache import loading, transactions
-from redis_infra.querycache.decorators import bound_to, kind_of, register, template_of
+from redis_infra.querycache.decorators import (
+    bound_to,
+    check_function,
+    check_key,
+    kind_of,
+    register,
+    template_of,
+)
 from redis_infra.querycache.entries import new_token, now_ms, usable_payload
 from redis_infra.querycache.gate import gate
-from redis_infra.querycache.invalidation import ainvalidate, invalidate
+from redis_infra.querycache.invalidation import ainvalidate, invalidate, listed
 from redis_infra.querycache.loading import Recipe, Seen, Tally, judge
 from redis_infra.querycache.policy import Ttl, make_policy
 from redis_infra.querycache.signature import (
@@ -94,10 +101,12 @@ def cached_many(
     Raises:
         SettingsError: when decorating: the key has no such field, or an option is wrong.
     """
+    check_key(key, "cached_many")
 
     def decorate(function: Any) -> Any:
-        if not inspect.isfunction(function):
+        if isinstance(function, classmethod | staticmethod):
             raise SettingsError(f"@cached_many is for functions and methods, not for {function!r}")
+        check_function(function, "cached_many")
         made = template_of(key)
         if made is None:
             raise SettingsError("@cached_many needs a key template, such as 'user:{user_id}'")
@@ -111,8 +120,8 @@ def cached_many(
             codec=None if serializer is None else Codec.build(serializer=serializer),
             tally=Tally(),
         )
-        tag_templates = [template(each) for each in ([tags] if isinstance(tags, str | Template) else tags)]
-        is_async = inspect.iscoroutinefunction(function)
+        tag_templates = [template(each) for each in listed(tags, SettingsError)]
+        is_async = iscoroutinefunction(function)
         return (AsyncCachedMany if is_async else CachedMany)(function, made, tag_templates, recipe)
 
     return decorate
@@ -124,6 +133,9 @@ def mapping(label: str, loaded: Any) -> Mapping[Any, Any]:
     Raises:
         TypeError: it is no mapping.
     """
+    if inspect.iscoroutine(loaded):
+        loaded.close()
+        raise TypeError(f"{label} returned a coroutine; {loading.DECORATE_IT}")
     if not isinstance(loaded, Mapping):
         raise TypeError(
             f"{label} returned {'None' if loaded is None else f'a {type(loaded).__name__}'}; "

@@ -5,6 +5,7 @@ Knows nothing of Redis, or of what is cached.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 from redis_infra.conf import did_you_mean, get_settings
-from redis_infra.conf.querycache import lifetime
+from redis_infra.conf.querycache import at_most, lifetime
 from redis_infra.durations import parse_duration
 from redis_infra.exceptions import SettingsError
 
@@ -37,8 +38,9 @@ class Policy:
     condition: Callable[[Any], bool] | None
 
     def keeps(self, result: Any) -> bool:
-        """Whether a result is stored."""
-        return self.condition is None or bool(self.condition(result))
+        """Whether a result is stored, if it can be."""
+        # A coroutine is none yet: a condition that raised for it would leave it un-awaited.
+        return self.condition is None or inspect.iscoroutine(result) or bool(self.condition(result))
 
     def lifetime(self, result: Any) -> float:
         """Return how long a result is good, with jitter: never longer than asked for.
@@ -87,7 +89,7 @@ def make_policy(
         kind=kind,
         ttl=ttl,
         none_ttl=None if none_ttl is None else lifetime(none_ttl, "none_ttl"),
-        stale=0.0 if stale is None else parse_duration(stale, name="stale"),
+        stale=0.0 if stale is None else at_most(parse_duration(stale, name="stale"), stale, "stale"),
         version=version,
         condition=condition,
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
+import inspect
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.contrib.auth.models import User
 from django.core.cache import caches
+from django.http import HttpResponse
+from django.utils.decorators import method_decorator
+from django.views import View
 
 from redis_infra import keys
 from redis_infra.cache.lease import held
@@ -360,6 +365,15 @@ def test_what_cannot_be_pickled_raises_in_development_and_passes_through_in_prod
         ({"key": "doc:{number}", "ttl": 1, "vary": "language"}, "vary"),
         ({"key": "doc:{number}", "ttl": 1, "tags": ["{other}"]}, "tag '{other}'.*other"),
         ({"key": "doc:{number}", "ttl": 1, "serializer": "jsn"}, "jsn"),
+        ({"key": "doc:{number}", "ttl": 1e30}, r"ttl: 1e\+30 is longer than"),
+        ({"key": "doc:{number}", "ttl": 1, "stale": 1e30}, r"stale: 1e\+30 is longer than"),
+        ({"key": "doc:{number}", "ttl": 1, "none_ttl": 1e30}, r"none_ttl: 1e\+30 is longer than"),
+        ({"key": "doc:{number}", "ttl": 1, "vary": 3}, "vary 3 is not a function without arguments"),
+        ({"key": "doc:{number}", "ttl": 1, "tags": 5}, r"tags 5 is no list of tags; write such as tags="),
+        ({"key": "doc:{number}", "ttl": 1, "tags": None}, "tags None is no list of tags"),
+        ({"key": "\ud800:{number}", "ttl": 1}, r"half characters \(surrogates\) in it, such as '\\ud800'"),
+        ({"key": "a\0:{number}", "ttl": 1}, r"cannot be seen, such as '\\x00'"),
+        ({"key": len, "ttl": 1}, r"takes its options first.*write cached\('user:\{user_id\}'.*\)\(len\)"),
     ],
 )
 def test_a_wrong_decorator_says_so_where_it_stands(options, said):
@@ -376,6 +390,136 @@ def test_functions_that_yield_and_classes_are_refused():
         cached("n", ttl=1)(numbers)
     with pytest.raises(SettingsError, match="for functions"):
         cached("n", ttl=1)(dict)
+    with pytest.raises(SettingsError, match="yields its results; return a dict"):
+        cached_many("n:{number}", ttl=1)(lambda numbers: (yield))
+
+
+@pytest.mark.parametrize("function", [max, dict.get])
+def test_functions_that_do_not_tell_their_parameters_are_refused(function):
+    for decorate in (cached(ttl=1), cached_many("n:{number}", ttl=1)):
+        with pytest.raises(SettingsError, match=r"tell their parameters.*decorate a function of yours"):
+            decorate(function)
+
+
+def test_a_method_is_decorated_by_itself_and_not_by_method_decorator():
+    for decorate in (cached("page:{pk}", ttl=1), cached(ttl=1), cached_many("page:{pk}", ttl=1)):
+        with pytest.raises(
+            SettingsError, match=r"method_decorator.*put @cached(_many)? on the method itself"
+        ):
+
+            class Page(View):
+                @method_decorator(decorate)
+                def get(self, request, pk):
+                    return HttpResponse(str(pk))
+
+        with pytest.raises(SettingsError, match="on the method itself"):
+            method_decorator(decorate, name="dispatch")(View)
+
+
+@pytest.mark.usefixtures("site")
+def test_what_is_made_a_coroutine_function_is_cached_as_one():
+    calls = []
+
+    @cached("inner:{number}", ttl=30)
+    async def inner(number):
+        calls.append(number)
+        return number
+
+    def blocking(number):
+        calls.append(number)
+        return number
+
+    class Repository:
+        @cached("repo:{number}", ttl=30)
+        @sync_to_async
+        def load(self, number):
+            return blocking(number)
+
+    many = cached_many("many:{number}", ttl=30)(
+        sync_to_async(lambda numbers: {n: blocking(n) for n in numbers})
+    )
+    one = [cached("over:{number}", ttl=30)(inner), cached("sync:{number}", ttl=30)(sync_to_async(blocking))]
+
+    async def story():
+        for load in (*one, Repository().load):
+            calls.clear()
+            assert iscoroutinefunction(load)
+            assert [await load(1), await load(1), calls] == [1, 1, [1]]
+        calls.clear()
+        assert [await many([1]), await many([1]), calls] == [{1: 1}, {1: 1}, [1]]
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("condition", [None, len])
+def test_a_sync_function_that_returns_a_coroutine_is_told_what_to_do(
+    settings, caplog, monkeypatch, recwarn, condition
+):
+    async def found(number):
+        return number
+
+    def number_of(number):
+        return found(number)
+
+    monkeypatch.setattr(loading, "_warned", set())  # of another test
+    load = cached("co:{number}", ttl=30, condition=condition)(number_of)
+    settings.DEBUG = False
+    assert asyncio.run(load(1)) == asyncio.run(load(1)) == 1
+    assert len([record for record in caplog.records if "not_cacheable" in record.message]) == 1
+    assert "decorate the coroutine function itself" in caplog.text
+    settings.DEBUG = True
+    with pytest.raises(TypeError, match="returned a coroutine; decorate the coroutine function itself"):
+        load(1)
+    with pytest.raises(TypeError, match="returned a coroutine; decorate the coroutine function itself"):
+        cached_many("co:{each}", ttl=30)(number_of)([1])
+    gc.collect()
+    assert not [each for each in recwarn if "never awaited" in str(each.message)]
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("site")
+def test_a_raw_queryset_is_not_kept_since_it_would_be_queried_anew(settings, caplog, monkeypatch):
+    monkeypatch.setattr(loading, "_warned", set())  # of another test
+    User.objects.create(username="ann")
+    load = cached("raw", ttl=30)(lambda: User.objects.raw("SELECT * FROM auth_user"))
+    settings.DEBUG = False
+    assert [user.username for _ in range(2) for user in load()] == ["ann", "ann"]
+    assert (load.tally.computations, load.get()) == (2, None)
+    assert [record.levelname for record in caplog.records if "not_cacheable" in record.message] == ["WARNING"]
+    settings.DEBUG = True
+    with pytest.raises(TypeError, match=r"returned a RawQuerySet; .*return list\(\.\.\.\) of it"):
+        load()
+
+
+@pytest.mark.usefixtures("site")
+def test_the_end_of_an_iterator_is_the_runtime_error_that_it_is_in_generators():
+    nothing = iter(())
+    with pytest.raises(RuntimeError) as raised:
+        cached("end:{number}", ttl=30)(lambda number: next(nothing))(1)
+    assert isinstance(raised.value.__cause__, StopIteration)
+    with pytest.raises(RuntimeError):
+        cached_many("end:{number}", ttl=30)(lambda numbers: {1: next(nothing)})([1])
+
+
+def test_a_bound_method_has_its_signature_without_self():
+    class Repository:
+        @cached("repo:{number}", ttl=30)
+        def load(self, number):
+            return number
+
+        @cached("kind:{number}", ttl=30)
+        @classmethod
+        def of(cls, number):
+            return number
+
+        @cached_many("many:{number}", ttl=30)
+        def many(self, numbers):
+            return {}
+
+    assert str(inspect.signature(Repository().load)) == str(inspect.signature(Repository.of)) == "(number)"
+    assert str(inspect.signature(Repository().many)) == "(numbers)"
+    assert str(inspect.signature(Repository.load)) == "(self, number)"
 
 
 @pytest.mark.usefixtures("site")
