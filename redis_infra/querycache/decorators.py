@@ -163,7 +163,7 @@ def check_key(key: Any, decorator: str) -> None:
         return
     if callable(key):
         raise SettingsError(
-            f"{decorator}({key!r}, ...): @{decorator} takes its options first, and then the function; "
+            f"{key!r} is not a key template: @{decorator} takes its options first, and then the function; "
             f"write {decorator}('user:{{user_id}}', ttl='5min')({getattr(key, '__name__', 'function')})"
         )
     raise SettingsError(

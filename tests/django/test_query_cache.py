@@ -474,7 +474,7 @@ def test_a_sync_function_that_returns_a_coroutine_is_told_what_to_do(
     with pytest.raises(TypeError, match="returned a coroutine; decorate the coroutine function itself"):
         cached_many("co:{each}", ttl=30)(number_of)([1])
     gc.collect()
-    assert not [each for each in recwarn if "never awaited" in str(each.message)]
+    assert not [each for each in recwarn if "found' was never awaited" in str(each.message)]
 
 
 @pytest.mark.django_db

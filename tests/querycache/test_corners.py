@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -393,9 +394,11 @@ def test_a_coroutine_under_a_sync_wrapper_is_named(
         made.append(load(row))
         return made[-1]
 
-    with pytest.raises(TypeError, match=r"wrapper returned a coroutine that cannot be cached"):
+    with pytest.raises(
+        TypeError, match=r"wrapper returned a coroutine; decorate the coroutine function itself"
+    ):
         cached("row:{row}", ttl=60)(wrapper)(1)
-    made[0].close()
+    assert inspect.getcoroutinestate(made[0]) == inspect.CORO_CLOSED
 
 
 @pytest.mark.parametrize("pattern", ["*", "**", ""])

@@ -195,7 +195,7 @@ def test_a_pattern_removes_what_its_glob_matches(pattern: str, trusted: Keeper) 
 @given(
     keys=st.sets(st.text(alphabet="ab:%~\u017c", min_size=1, max_size=6), min_size=1, max_size=12),
     pattern=st.text(alphabet="ab:*?[]^-\\%\u017c", min_size=1, max_size=6).filter(
-        lambda text: text.strip("*")
+        lambda text: text.strip("*?") or "*" not in text
     ),
 )
 def test_any_pattern_and_any_keys(
@@ -210,7 +210,7 @@ def test_any_pattern_and_any_keys(
         assert invalidate(pattern) == len(wanted)
         assert trusted.stored() == keys - wanted
     finally:
-        invalidate("?*")
+        invalidate("[^!]*")
     assert trusted.stored() == set()
 
 

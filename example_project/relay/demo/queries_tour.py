@@ -21,7 +21,7 @@ Claim = Callable[[bool, str], None]
 STATE = "/queries/state.json"
 OF_THE_ROOM = {f"chat:{ROOM}:card", f"chat:{ROOM}:messages"}
 """What is kept of the room that the page watches."""
-ANYTHING = "?*"
+ANYTHING = "[a-z]*"
 SLOWEST = 3_000.0
 """Milliseconds within which the last of the crowd is served: one slow computation, on a busy machine."""
 
