@@ -138,6 +138,7 @@ def read_stats(
 ) -> StatsReport:
     """Return what was counted in the last ``since`` seconds by all processes of all hosts.
 
+    No more than is kept (``STATS["KEEP"]``); ``since`` of the report says from when on that is.
     Without Redis, what this process has counted since it started. ``memory`` also looks at what lies in
     Redis by type, by a sample.
 
@@ -148,7 +149,7 @@ def read_stats(
     if sums is None:
         return _report(counted(), by, top, now=now, since=now, source="process", server="memory")
     try:
-        names, start = buckets(sums.names, since, now)
+        names, start = buckets(sums.names, min(since, sums.keep), now)
         rows = sums.ask(read_buckets(names))
         found = _report(rows, by, top, now=now, since=start, source="all", server=sums.label)
         return _with_memory(found, rows) if memory and by == "type" else found

@@ -140,6 +140,23 @@ def test_top_leaves_lines_out_and_says_how_many(used, run):
     assert found.row("total")[1:3] == ["3", "3"]
 
 
+def test_top_0_is_the_total_alone(used, run):
+    found = run("--by", "function", "--top", "0")
+    assert "2 more; the total is of all" in found.lines
+    assert found.row("total")[1:3] == ["3", "3"]
+    assert "nothing was counted" not in found.text
+
+
+def test_who_asks_for_more_than_is_kept_is_told(site, redis_server, run):
+    site(redis_server.url, KEEP="2h")
+    found = run("--since", "30d")
+    assert found.lines[1] == "  no more is kept: REDIS_INFRA['STATS'] says KEEP: 2h, and 30d was asked"
+    said = run("--since", "30d", "--format", "json").json
+    assert 2 * 3600 <= said["time"] - said["since"] <= 3 * 3600
+    for less in ("5min", "59min", "1h", "61min", "2h"):
+        assert "no more is kept" not in run("--since", less).text
+
+
 def test_json_has_all_that_text_has(used, run):
     said = run("--format", "json").json
     assert said["schema"] == "redis_infra.cache_stats/1"
@@ -267,13 +284,25 @@ def test_no_password_is_printed(site, run):
 
 
 @pytest.mark.parametrize(
-    "args", [("--since", "soon"), ("--since", "0"), ("--top", "-1"), ("--by", "colour"), ("--format", "yaml")]
+    "args",
+    [
+        *(("--since", "soon"), ("--since", "0"), ("--since", "1000000d"), ("--since", "36500d")),
+        *(("--top", "-1"), ("--by", "colour"), ("--format", "yaml")),
+    ],
 )
 def test_what_makes_no_sense_is_usage(site, redis_server, run, args):
     site(redis_server.url)
     with pytest.raises(CommandError) as raised:
         run(*args)
     assert raised.value.returncode == (2 if args[0] in ("--since", "--top") else 1)
+
+
+@pytest.mark.parametrize("args", [("--since", "5min"), ("--since", "1h"), ("--top", "3"), ("--by", "type")])
+def test_what_chooses_does_not_go_with_reset(used, run, args):
+    with pytest.raises(CommandError, match="--reset forgets all that was counted") as raised:
+        run("--reset", "--yes", *args)
+    assert raised.value.returncode == 2
+    assert run("--format", "json").json["total"]["hits"] == 3
 
 
 def test_wrong_settings_are_said(settings, run):

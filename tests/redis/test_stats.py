@@ -606,6 +606,16 @@ def test_what_lies_further_back_is_not_shown(site, redis_server, loaded):
     assert stats.read_stats(since=3600, memory=False).total.hits == 111
 
 
+def test_no_more_is_read_than_is_kept(site, redis_proxy, loaded):
+    site(redis_proxy.url, KEEP="3h")
+    ask(loaded, 1)
+    assert flushing.flush()
+    redis_proxy.reset_counts()
+    report = stats.read_stats(since=1e11, memory=False)
+    assert (report.status, report.total.misses, redis_proxy.round_trips) == ("pass", 1, 1)
+    assert 3 * 3600 <= report.time - report.since <= 4 * 3600
+
+
 def test_what_others_wrote_into_a_bucket_is_passed_over(site, redis_server, loaded):
     site(redis_server.url)
     ask(loaded, 1)

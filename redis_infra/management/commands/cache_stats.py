@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from redis_infra.conf import get_settings
 from redis_infra.durations import format_duration, parse_duration
 from redis_infra.exceptions import SettingsError
 from redis_infra.observability.monitor_view import amount, count
@@ -40,16 +42,14 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        # None is told from what somebody has written: --reset goes with none of these.
+        parser.add_argument("--by", choices=["type", "function", "alias"], help="default: type")
         parser.add_argument(
-            "--by", choices=["type", "function", "alias"], default="type", help="default: type"
+            "--since", metavar="DURATION", help='how far to look back ("5min", "24h"); default: 1h'
         )
         parser.add_argument(
-            "--since",
-            metavar="DURATION",
-            default="1h",
-            help='how far to look back ("5min", "24h"); default: 1h',
+            "--top", type=int, metavar="N", help="show the N busiest, 0 for the total alone; all without it"
         )
-        parser.add_argument("--top", type=int, metavar="N", help="show the N busiest; all without it")
         parser.add_argument("--reset", action="store_true", help="forget all that was counted; asks before")
         parser.add_argument("--yes", action="store_true", help="do not ask before --reset")
         parser.add_argument("--format", choices=["text", "json"], default="text", help="default: text")
@@ -57,8 +57,8 @@ class Command(BaseCommand):
     def handle(
         self,
         *,
-        by: By,
-        since: str,
+        by: By | None,
+        since: str | None,
         top: int | None,
         reset: bool,
         yes: bool,
@@ -67,13 +67,18 @@ class Command(BaseCommand):
     ) -> None:
         if top is not None and top < 0:
             raise CommandError(f"--top {top} is not a number from 0 up", returncode=2)
-        seconds = _seconds(since)
+        if reset and (by, since, top) != (None, None, None):
+            raise CommandError(
+                "--reset forgets all that was counted; --by, --since and --top do not go with it",
+                returncode=2,
+            )
+        seconds = _seconds(since or "1h")
         try:
             if reset:
                 self._reset(format, asks=not yes)
                 return
-            report = read_stats(by, since=seconds, top=top)
-            self._write(report, format)
+            report = read_stats(by or "type", since=seconds, top=top)
+            self._write(report, seconds, format)
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except BrokenPipeError:
@@ -108,11 +113,11 @@ class Command(BaseCommand):
         answer = input("Forget all that was counted, for all processes? [y/N] ")
         return answer.strip().lower() in ("y", "yes")
 
-    def _write(self, report: StatsReport, format: str) -> None:  # noqa: A002  # as above
+    def _write(self, report: StatsReport, asked: float, format: str) -> None:  # noqa: A002  # as above
         if format == "json":
             self.stdout.write(json.dumps(report.as_dict(), indent=2))
         else:
-            for line in (*_heading(report), *_table(report), *_below(report)):
+            for line in (*_heading(report, asked), *_table(report), *_below(report)):
                 self.stdout.write(line)
         self.stdout.flush()
 
@@ -124,16 +129,21 @@ def _seconds(since: str) -> float:
         raise CommandError(str(error), returncode=2) from error
     if seconds <= 0:
         raise CommandError(f"--since {since} is no time to look back; write '5min' or '24h'", returncode=2)
+    if seconds > time.time():
+        raise CommandError(f"--since {since} goes back beyond 1970; write '5min' or '24h'", returncode=2)
     return seconds
 
 
 # --- text -----------------------------------------------------------------------------------------------
 
 
-def _heading(report: StatsReport) -> Iterator[str]:
+def _heading(report: StatsReport, asked: float) -> Iterator[str]:
     if report.source == "all":
         ago = format_duration(report.time - report.since)
         yield f"all processes, since {_clock(report)} ({ago})   {report.server}"
+        if asked > report.time - report.since + 1:
+            kept, wanted = format_duration(get_settings().stats.keep), format_duration(asked)
+            yield f"  no more is kept: REDIS_INFRA['STATS'] says KEEP: {kept}, and {wanted} was asked"
         if not is_enabled():
             yield "  REDIS_INFRA['STATS'] says ENABLED: False, so nothing is added"
         return
@@ -150,7 +160,7 @@ def _clock(report: StatsReport) -> str:
 
 
 def _table(report: StatsReport) -> Iterator[str]:
-    if not report.lines:
+    if not report.lines and not report.omitted:
         yield "nothing was counted: no function with @cached or @cached_many was called"
         return
     columns = (*COLUMNS, *SIZES) if report.memory is not None else COLUMNS
