@@ -15,11 +15,12 @@ import logging
 import os
 import random
 import socket
+import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -303,6 +304,9 @@ def _prepare() -> None:
     subscribe(_note_transition)
     request_finished.connect(_at_end_of_request, dispatch_uid="redis_infra.observability.flushing")
     atexit.register(_at_exit)
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        _at_end_of_child(_at_exit)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
 
@@ -327,6 +331,13 @@ def _at_exit() -> None:
         beat.flush(patience=AT_EXIT)
 
 
+def _at_end_of_child(do: Callable[[], None]) -> None:
+    """Do something when a child of multiprocessing ends, which it may do by ``os._exit``, without atexit."""
+    from multiprocessing.util import Finalize
+
+    Finalize(None, do, exitpriority=-100)  # after what the site does at the end
+
+
 def _is_away() -> bool:
     """Whether the Redis of the sums is known to be away."""
     try:
@@ -342,3 +353,6 @@ def _after_fork() -> None:
     beat = _beat
     if beat is not None:
         beat.after_fork()
+        # multiprocessing forgets in its children what it was to finalize, and does then what it is told here.
+        if (util := sys.modules.get("multiprocessing.util")) is not None:
+            util.register_after_fork(_at_exit, _at_end_of_child)

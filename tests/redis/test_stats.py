@@ -558,6 +558,83 @@ def test_a_process_flushes_when_it_ends(site, redis_server):
     assert hits_and_misses() == (2, 1)
 
 
+CHILDREN = """
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+def in_children(method, ask):
+    context = multiprocessing.get_context(method)
+    child = context.Process(target=ask, args=(5,))
+    child.start()
+    child.join()
+    pool = context.Pool(2)
+    pool.map(ask, [3] * 4, chunksize=1)
+    pool.close()
+    pool.join()
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        list(executor.map(ask, [2] * 4))
+"""
+
+SITE = """
+import django
+from django.conf import settings
+settings.configure(
+    CACHES={"default": {"BACKEND": "redis_infra.cache.RedisCache", "LOCATION": %r}},
+    REDIS_INFRA={"STATS": {"FLUSH": "1h"}, "COMMAND_TIMEOUT": "10s", "CONNECT_TIMEOUT": "10s"},
+    INSTALLED_APPS=["redis_infra"], SECRET_KEY="x",
+)
+django.setup()
+from redis_infra.querycache import cached
+
+@cached("user:{user_id}", ttl="user")
+def get_user(user_id):
+    return user_id
+
+def ask(times):
+    for _ in range(times):
+        get_user(1)
+
+def nested(times):
+    in_children("fork", ask)
+    ask(times)
+"""
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing_are_counted_when_they_end(site, redis_server, tmp_path, method, begun):
+    site(redis_server.url)
+    main = f"if __name__ == '__main__':\n    ask({int(begun)})\n    in_children({method!r}, ask)\n"
+    program = tmp_path / "program.py"
+    program.write_text(CHILDREN + SITE % redis_server.url + main)
+    done = subprocess.run(
+        [sys.executable, program], check=False, capture_output=True, text=True, timeout=60, env=with_path()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sum(hits_and_misses()) == int(begun) + 5 + 4 * 3 + 4 * 2
+
+
+def test_children_of_children_are_counted_once(site, redis_server, tmp_path):
+    site(redis_server.url)
+    main = (
+        "child = multiprocessing.get_context('fork').Process(target=nested, args=(7,))\n"
+        "get_user(1)\nchild.start()\nchild.join()\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(CHILDREN + SITE % redis_server.url + main)
+    done = subprocess.run(
+        [sys.executable, program], check=False, capture_output=True, text=True, timeout=60, env=with_path()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sum(hits_and_misses()) == 1 + 7 + 5 + 4 * 3 + 4 * 2
+
+
+def with_path():
+    """This process' environment, in which children find what it finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
+
+
 def test_a_process_that_ends_in_an_outage_does_not_wait_for_long():
     began = time.monotonic()
     done = subprocess.run(
