@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -167,24 +167,31 @@ class Flusher:
         if sums is None or not self._lock.acquire(timeout=patience):
             return False
         try:
-            while (batch := self._unsure or self._next(sums)) is not None:
-                self._unsure = batch
-                if time.monotonic() - batch.made < GIVEN_UP and not sums.add(batch):
-                    return False
-                self._unsure = None
-            return True
+            if self._unsure is not None and not self._send(sums, self._unsure):
+                return False
+            return all(self._send(sums, batch) for batch in self._batches(sums))
         finally:
             self._lock.release()
 
-    def _next(self, sums: Sums) -> Batch | None:
+    def _send(self, sums: Sums, batch: Batch) -> bool:
+        """Send a batch, again if need be; return whether it is dealt with."""
+        self._unsure = batch
+        if time.monotonic() - batch.made < GIVEN_UP and not sums.add(batch):
+            return False
+        self._unsure = None
+        return True
+
+    def _batches(self, sums: Sums) -> Iterator[Batch]:
+        """Yield what was counted until now; what is counted while it is sent is for the next time."""
         now = counted()
-        rows = list(difference(now, self._sent).items())[:ROWS]
+        rows = list(difference(now, self._sent).items())
         events = [self._events.popleft() for _ in range(len(self._events))]
-        if not rows and not events:
-            return None
-        self._sent.update((subject, now[subject]) for subject, _ in rows)
-        self._number += 1
-        return self._batch(sums, rows, events)
+        while rows or events:
+            some, rows = rows[:ROWS], rows[ROWS:]
+            self._sent.update((subject, now[subject]) for subject, _ in some)
+            self._number += 1
+            yield self._batch(sums, some, events)
+            events = []
 
     def _batch(self, sums: Sums, rows: Sequence[tuple[Subject, Numbers]], events: list[str]) -> Batch:
         now, hours = time.time(), max(int(sums.keep), 60)

@@ -15,6 +15,7 @@ Without I/O: conversations, for whoever has a connection.
 from __future__ import annotations
 
 import logging
+import random
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,12 +39,15 @@ TOGETHER: Final = 4
 """Buckets that are looked at in one write: 4,000 members, which take the server about a millisecond."""
 FEW: Final = 100
 """Members that are read and matched here: less work than to have the server look at all of an index."""
+LEASES: Final = 16
+"""Leases after which four buckets are looked at for members whose entries are gone."""
 TRAVEL: Final = 4
 """How many members the server looks at in the time in which one of them is read and matched here."""
 
 SWEEP = Script("redis_infra.querycache", "sweep")
 DROP = Script("redis_infra.querycache", "drop")
 PAGE = Script("redis_infra.querycache", "page")
+PRUNE = Script("redis_infra.querycache", "prune")
 
 Command: TypeAlias = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
 """Keys and arguments of a script."""
@@ -90,10 +94,22 @@ class Index:
         self.base = base
         self.names = tuple(names)
         """Of each bucket's index."""
+        self._leases = 0
 
     def members(self, key: str, tags: Iterable[str]) -> tuple[str, ...]:
         """Return how an entry is written down in the index of its bucket."""
         return (f"={key}", *[f"#{tag}\0{key}" for tag in tags])
+
+    def prune(self, leases: int) -> Talk:
+        """Remove some of what stands for nothing any more, in any bucket; for so many leases that were asked.
+
+        Does nothing most of the time: it is done for sixteen leases at once.
+        """
+        before, self._leases = self._leases, self._leases + leases
+        rounds = self._leases // LEASES - before // LEASES
+        if rounds:
+            start = random.randrange(len(self.names))  # noqa: S311  # which one is no secret
+            yield from PRUNE.talk(self.names, self.base, 4 * rounds, start)
 
     # Removing
 

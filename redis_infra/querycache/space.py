@@ -168,7 +168,9 @@ class Space:
 
         def talk() -> Talk:
             keys, arguments = _acquiring(place, token, seen, stay)
-            return (yield from ACQUIRE.talk(keys, *arguments))
+            answer = yield from ACQUIRE.talk(keys, *arguments)
+            yield from place.entries.prune(1)
+            return answer
 
         def local(store: FallbackStore) -> tuple[Any, ...]:
             return store.exchange(place.name, partial(_acquired, self._token_here(token), seen))
@@ -200,7 +202,11 @@ class Space:
         """Answer: for each what :meth:`acquire` answers. One round trip for up to a thousand."""
 
         def talk() -> Talk:
-            return (yield from run_many(ACQUIRE, list(map(_acquiring, places, tokens, seen, repeat(stay)))))
+            wanted = list(map(_acquiring, places, tokens, seen, repeat(stay)))
+            answers = yield from run_many(ACQUIRE, wanted)
+            if places:
+                yield from places[0].entries.prune(len(places))
+            return answers
 
         def local(store: FallbackStore) -> list[tuple[Any, ...]]:
             return [

@@ -21,11 +21,18 @@ for _, index in ipairs(KEYS) do
     more = 1
   end
   if #members > 0 then
-    local names = {}
+    local names, others = {}, {}
     for at, member in ipairs(members) do
-      names[at] = base .. sub(member, tagged and find(member, '\0', 1, true) + 1 or 2)
+      local key = sub(member, tagged and find(member, '\0', 1, true) + 1 or 2)
+      names[at] = base .. key
+      if tagged then
+        others[at] = '=' .. key
+      end
     end
     removed = removed + redis.call('UNLINK', unpack(names))
+    if tagged then
+      redis.call('ZREM', index, unpack(others))
+    end
     -- One walk instead of a search for each: they lie side by side.
     redis.call('ZREMRANGEBYLEX', index, '[' .. members[1], '[' .. members[#members])
     left = left - #members

@@ -683,6 +683,19 @@ def test_the_index_stays_in_proportion(name: str, trusted: Keeper) -> None:
     assert trusted.memory() / LIVE <= 2 * length + 250
 
 
+def test_indexes_that_nobody_writes_to_any_more_stay_in_proportion_too(trusted: Keeper) -> None:
+    """The bucket of what is stored changes, with the day or the customer, and the ones of before are dead."""
+    turn_over(trusted, 10, name=lambda number: f"stats:{number // 200}:{number}")
+    assert len(trusted.stored()) == LIVE
+    assert trusted.members() - BUCKETS <= 1.5 * LIVE
+
+
+def test_a_tag_takes_its_entries_out_of_the_index_too(trusted: Keeper) -> None:
+    trusted.store((f"chat:{number}:m" for number in range(LIVE)), tags=lambda _: ["room"])
+    assert invalidate(tag="room") == LIVE
+    assert trusted.members() - BUCKETS == 0
+
+
 def test_expired_entries_leave_the_index(trusted: Keeper) -> None:
     trusted.store((f"user:{number}" for number in range(LIVE)), ttl=50)
     wait_until(lambda: not trusted.stored(), 10)

@@ -19,6 +19,7 @@ from django.core.signals import request_finished
 
 from redis_infra.instrumentation import Counters, ThrottleCounters
 from redis_infra.observability import counts, flushing, samples, stats
+from redis_infra.observability.flushing import Sums
 from redis_infra.querycache import cached, cached_many, decorators, tallies
 from redis_infra.querycache.space import forget_spaces
 from redis_infra.throttling.limiter import default_limiter
@@ -183,6 +184,23 @@ def test_counts_of_an_outage_are_kept_and_flushed_after_it(site, own_redis, load
     wait_until(flushing.flush, 10)
     line = total()
     assert (line.hits + line.misses, line.computations) == (4, loaded.tally.computations)
+
+
+def test_a_flush_ends_although_the_site_goes_on(site, redis_server, loaded, monkeypatch):
+    """What is counted while it is sent is for the next one; else it would never end on a busy site."""
+    site(redis_server.url)
+    add, sent = Sums.add, []
+
+    def busy(self, batch):
+        sent.append(batch)
+        assert len(sent) < 10, "it never ends"
+        loaded(len(sent))
+        return add(self, batch)
+
+    monkeypatch.setattr(Sums, "add", busy)
+    loaded(0)
+    assert flushing.flush()
+    assert len(sent) == 1
 
 
 def test_threads_that_flush_at_once_count_once(site, redis_server, loaded):

@@ -1,0 +1,40 @@
+-- Remove members whose entries are gone from indexes that perhaps nobody writes to any more.
+-- KEYS: the indexes of all buckets. ARGV: what the names of all entries begin with; at how many indexes to
+--       look; from which on.
+-- Returns how many were removed.
+--
+-- acquire.lua looks after the bucket that it writes to. Where the bucket changes with the day, or with the
+-- customer, the ones of before would keep their members until their time to live is over.
+local left, start, removed = tonumber(ARGV[2]), tonumber(ARGV[3]), 0
+for step = 0, #KEYS - 1 do
+  local index = KEYS[(start + step) % #KEYS + 1]
+  -- One member is the mark of a complete index.
+  if redis.call('ZCARD', index) > 1 then
+    -- Where few of eight are dead, enough of them are: then a quarter of all, at most.
+    for _ = 1, 20 do
+      local dead = {}
+      for _, member in ipairs(redis.call('ZRANDMEMBER', index, 8)) do
+        local kind, key = string.sub(member, 1, 1), nil
+        if kind == '=' then
+          key = string.sub(member, 2)
+        elseif kind == '#' then
+          key = string.sub(member, string.find(member, '\0', 1, true) + 1)
+        end
+        if key and redis.call('EXISTS', ARGV[1] .. key) == 0 then
+          dead[#dead + 1] = member
+        end
+      end
+      if #dead > 0 then
+        removed = removed + redis.call('ZREM', index, unpack(dead))
+      end
+      if #dead < 2 then
+        break
+      end
+    end
+    left = left - 1
+    if left == 0 then
+      break
+    end
+  end
+end
+return removed
