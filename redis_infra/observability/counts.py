@@ -66,28 +66,29 @@ def counted() -> dict[Subject, Numbers]:
     """
     rows: dict[Subject, Numbers] = {}
     # In this order: where there is no room for all, it is functions that are not told apart.
-    if lifecycle := sys.modules.get("redis_infra.connection.lifecycle"):
-        for database in lifecycle.databases():
+    if databases := _used("redis_infra.connection.lifecycle", "databases"):
+        for database in databases():
             _add_to(rows, ("server", database.options.label), tuple(database.counters.snapshot().values()))
-    limiter = getattr(sys.modules.get("redis_infra.throttling.limiter"), "_default", None)
+    limiter = _used("redis_infra.throttling.limiter", "_default")
     if limiter is not None:
         _add_to(rows, ("limits",), tuple(limiter.counters.snapshot().values()))
     for policy, count in list(_denials().items()):
         _add_to(rows, ("denied", policy), (count,))
-    tallies = _tallies()
-    for of, numbers in tallies.rows() if tallies is not None else ():
-        _add_to(rows, ("function", *of), numbers)
+    if tallies := _used("redis_infra.querycache.tallies", "tallies"):
+        for of, numbers in tallies.rows():
+            _add_to(rows, ("function", *of), numbers)
     return {subject: numbers for subject, numbers in rows.items() if any(numbers)}
 
 
 def known_functions() -> list[Subject]:
     """Return the subject of every function that this process has decorated."""
-    tallies = _tallies()
-    return [("function", *of) for of in tallies.known()] if tallies is not None else []
+    tallies = _used("redis_infra.querycache.tallies", "tallies")
+    return [("function", *of) for of in tallies.known()] if tallies else []
 
 
-def _tallies() -> Any:
-    return getattr(sys.modules.get("redis_infra.querycache.tallies"), "tallies", None)
+def _used(module: str, name: str) -> Any:
+    """Return what a module has; None where nobody has imported it, or another thread is at it just now."""
+    return getattr(sys.modules.get(module), name, None)
 
 
 def _add_to(rows: dict[Subject, Numbers], subject: Subject, numbers: Numbers) -> None:
@@ -97,8 +98,7 @@ def _add_to(rows: dict[Subject, Numbers], subject: Subject, numbers: Numbers) ->
 
 def _denials() -> Mapping[str, int]:
     """Return how many were turned away by policy; nobody, as long as nothing that limits is imported."""
-    limiter = sys.modules.get("redis_infra.throttling.limiter")
-    return limiter.denials if limiter is not None else {}
+    return _used("redis_infra.throttling.limiter", "denials") or {}
 
 
 def forget_denials() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 
 import pytest
@@ -321,11 +322,11 @@ def test_a_call_that_outlives_its_function_is_counted(site, redis_server):
             def method(self):
                 return 1
 
-        return A().method
+        bound = A().method
+        del A.method  # of which that is a copy
+        return bound
 
-    for _ in range(100):
-        methods.append(inner())  # bound copies; what they are copies of goes with its class
-        gc.collect(0)
+    methods += [inner() for _ in range(100)]
     for method in methods:
         method()
     assert sum(counts.counted()[row][0] + counts.counted()[row][1] for row in functions_counted()) == 100
@@ -369,6 +370,14 @@ class Looks:
             yield
         finally:
             sys.setprofile(None)
+
+
+def test_modules_that_another_thread_imports_just_now_have_counted_nothing(monkeypatch):
+    with monkeypatch.context() as patch:
+        for name in ("connection.lifecycle", "throttling.limiter", "querycache.tallies"):
+            patch.setitem(sys.modules, f"redis_infra.{name}", types.ModuleType(name))
+        assert counts.counted() == {}
+        assert counts.known_functions() == []
 
 
 def test_while_threads_decorate_nothing_is_counted_twice_or_lost(site, redis_server):
