@@ -44,7 +44,8 @@ MOST: Final = 250
 FIRST: Final = 10
 """Entries of the first slice where they are loaded together, which cannot be left off in the middle."""
 AGE: Final = 0.5
-"""Seconds for which a batch is filled: a value that was yielded grows no older before it is stored."""
+"""Seconds for which a batch is filled. A value that was yielded may grow as old before it is stored, and as
+much older as its generator takes for the next one, in which nobody looks at the clock."""
 PATIENCE: Final = 10.0
 """Seconds for which a run waits for a Redis that goes away in the middle of it."""
 GRACE: Final = 5.0
