@@ -291,7 +291,9 @@ def _number(value: object) -> float:
 
 
 def _workers(engine: RedisEngine) -> tuple[Worker, ...]:
-    mine = engine.options.database
+    mine, directory = engine.options.database, engine.database.state_dir
+    # What somebody has left who is dead is nobody's business once others have drained it.
+    undrained = {each.pid for each in directory.foreign_journals(engine.options.keyspace)}
     return tuple(
         Worker(
             pid=int(_number(each.get("pid"))),
@@ -303,6 +305,6 @@ def _workers(engine: RedisEngine) -> tuple[Worker, ...]:
             pending=int(_number(each.get("pending"))),
             fallback_ops=int(_number(each.get("fallback_ops"))),
         )
-        for each in engine.database.state_dir.statuses()
-        if each.get("name") == mine
+        for each in directory.statuses()
+        if each.get("name") == mine and (each.get("alive") or each.get("pid") in undrained)
     )

@@ -599,6 +599,15 @@ class TestWorkers:
         assert "died while open, 1 keys are left to drain by others" in outcome.text
         assert outcome.text.splitlines()[-1] == "overall: [ok] pass"
 
+    def test_one_that_died_is_not_mentioned_when_others_have_drained_what_it_left(
+        self, health, degraded, workers
+    ):
+        degraded.kill()
+        worker = workers()
+        worker.get("k")
+        wait_until(worker.is_well, 10)
+        wait_until(lambda: health("--format", "json").alias()["workers"] == [], 10)
+
     def test_one_that_has_recovered_is_not_mentioned(self, health, workers, server):
         worker = workers()
         worker.get("k")
