@@ -46,7 +46,7 @@ class Pace:
 
 
 class Crew:
-    """``jobs`` threads that do tasks, a few at a time; with one job, the caller does.
+    """``jobs`` threads, or fewer, that do tasks, a few at a time; with one job, the caller does.
 
     ``size`` says how many to take, of how many that are left; ``done`` is called in each thread at its end.
     Where ``stop`` is set, what has not been begun is left. Threads are daemons: a task that hangs keeps no
@@ -84,7 +84,7 @@ class Crew:
         with self._changed:
             self._todo.extend(tasks)
             self._changed.notify_all()
-        self._call_threads()
+        self._call_threads(len(tasks))
         while not self._is_idle():
             tick()
         if self._error is not None:
@@ -111,8 +111,9 @@ class Crew:
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
 
-    def _call_threads(self) -> None:
-        while len(self._threads) < self.jobs:
+    def _call_threads(self, most: int) -> None:
+        """Have as many as there are jobs, and no more than there are tasks for."""
+        while len(self._threads) < min(self.jobs, most):
             number = len(self._threads) + 1
             thread = threading.Thread(target=self._serve, name=f"redis_infra-warm-{number}", daemon=True)
             self._threads.append(thread)

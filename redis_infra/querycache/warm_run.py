@@ -55,6 +55,8 @@ TROUBLES: Final = 5
 _COUNTS: Final = ("items", "warmed", "fresh", "left", "unkept", "lost", "failed")
 LINE: Final = 160
 """Characters of an error."""
+_ITS_OWN: Final = (Exception, asyncio.CancelledError)
+"""What the site's own code may fail with; nobody cancels it here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +292,7 @@ class _Run:
         try:
             self._total = self._find_total()
             yield from self._iterated(self._warmer.generate())
-        except Exception as error:  # the site's own generator
+        except _ITS_OWN as error:  # the site's own generator
             self._fail(f"the generator of {self._warmer.name}", error)
 
     def _find_total(self) -> int | None:
@@ -442,7 +444,7 @@ class _Run:
                 value = self._runner().run(value)
             if isinstance(value, QuerySet):
                 len(value)  # what is cached is what it finds
-        except (Exception, asyncio.CancelledError) as error:  # its own, nobody cancels it here
+        except _ITS_OWN as error:
             tally.errors += 1
             value = _Failed(error)
         cost = time.perf_counter() - began

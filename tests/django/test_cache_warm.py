@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 
@@ -17,6 +18,7 @@ from django.core.management import CommandError, call_command
 
 from redis_infra.management.commands import cache_warm
 from redis_infra.querycache import cached, decorators, warming
+from redis_infra.querycache.warm_run import warm
 from redis_infra.querycache.warming import warmer
 from tests.docs.pages import ROOT
 
@@ -81,7 +83,7 @@ def use_cache(settings, url, tmp_path, **params):
 def run(*args, **options):
     out, err = StringIO(), StringIO()
     try:
-        call_command("cache_warm", *args, "--no-color", stdout=out, stderr=err, **options)
+        call_command("cache_warm", *args, "--no-color", **{"stdout": out, "stderr": err, **options})
     except SystemExit as end:
         return Said(int(end.code or 0), out.getvalue(), err.getvalue())
     return Said(0, out.getvalue(), err.getvalue())
@@ -166,6 +168,39 @@ def test_lines_of_progress_go_to_stderr(monkeypatch):
     assert "users: 20/20, " in said.err
     assert "users: " not in said.out
     assert run("users", verbosity=0).err == ""
+
+
+@pytest.fixture
+def gone():
+    """A stream that nobody reads any more, as after ``2>&1 | head``."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    stream = os.fdopen(writes, "w", buffering=1)
+    yield stream
+    with suppress(BrokenPipeError):
+        stream.close()
+
+
+@pytest.mark.usefixtures("site", "users")
+def test_the_work_goes_on_when_nobody_reads_its_progress(monkeypatch, gone):
+    monkeypatch.setattr(cache_warm, "EVERY", 0.0)
+    said = run("users", "rates", stderr=gone)
+    assert said.out.startswith("users  18 warmed, 2 failed in ")
+    assert "rates  1 warmed in " in said.out
+
+
+@pytest.mark.usefixtures("users")
+def test_the_work_goes_on_when_nobody_reads_a_warning(settings, tmp_path, gone):
+    use_cache(settings, "memory://", tmp_path)
+    assert run("rates", stderr=gone).out.startswith("rates  1 warmed in ")
+
+
+@pytest.mark.usefixtures("site", "users")
+def test_a_bar_of_nobody_knows_how_many_is_not_of_a_hundred():
+    pytest.importorskip("rich", reason="bars are rich's")
+    bars = cache_warm._bars(no_color=True)
+    warm(warming.warmers["rates"], watch=bars.show)
+    assert [(task.completed, task.total) for task in bars.drawn.tasks] == [(1, None)]
 
 
 @pytest.mark.parametrize(
@@ -315,6 +350,15 @@ def test_ctrl_c_ends_it_with_130_a_summary_that_is_true_and_no_lease(start, redi
     stored = redis_server.command("EXISTS", *[f":1:qc:n:{number}" for number in range(9)])
     assert out.startswith(f"numbers  {stored} warmed in ")
     assert redis_server.command("EXISTS", ":1:qc:n:3") == 0
+
+
+def test_ctrl_c_ends_it_with_130_and_a_summary_when_nobody_reads_stderr(start):
+    process = start("--jobs", "2")
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    out = process.stdout.read()
+    assert process.wait(timeout=30) == 130
+    assert "interrupted; what was loaded is stored" in out
 
 
 def test_a_second_ctrl_c_does_not_wait(start):

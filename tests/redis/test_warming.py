@@ -16,6 +16,7 @@ from redis_infra.exceptions import SettingsError
 from redis_infra.querycache import cached, cached_many, invalidate, loading, warm_run, warming
 from redis_infra.querycache.entries import NOBODY, new_token
 from redis_infra.querycache.space import space_for
+from redis_infra.querycache.warm_crew import Crew
 from redis_infra.querycache.warm_run import warm
 from redis_infra.querycache.warming import warmer
 
@@ -203,10 +204,12 @@ def test_what_was_stored_when_the_run_was_interrupted_was_warmed(own, monkeypatc
 @pytest.mark.parametrize("kind", ["function", "pairs"])
 def test_a_reader_waits_for_no_more_than_one_load_where_each_is_dear(own, kind):
     """Leases on what is loaded later would have him wait for all that comes before."""
-    held = []
+    first, held = [], []
 
     @cached("dear:{number}", ttl="stats")
     def dear(number):
+        if not number:  # nobody knows yet whether it is dear
+            first.append(leases_on(own))
         if number >= 60:  # the first are cheap, so that slices grow
             held.append(leases_on(own))
             time.sleep(0.06)
@@ -216,6 +219,7 @@ def test_a_reader_waits_for_no_more_than_one_load_where_each_is_dear(own, kind):
         run(lambda: range(70), function=dear)
     else:
         run(lambda: ((dear.key(each), partial(dear.uncached, each)) for each in range(70)), type="stats")
+    assert first == [1]
     assert len(held) == 10
     assert max(held[2:]) == 1  # the second slice was made for loads that are cheap still
     assert [dear.get(each) for each in range(70)] == list(range(70))
@@ -250,10 +254,36 @@ def test_an_exception_that_a_loader_returns_is_a_value():
 
 
 @pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_generator_that_is_cancelled_fails_as_any_other(is_async):
+    if is_async:
+
+        async def numbers():
+            yield 1
+            raise asyncio.CancelledError
+    else:
+
+        def numbers():
+            yield 1
+            raise asyncio.CancelledError
+
+    one = cached("one:{number}", ttl="stats")(lambda number: number)
+    assert counts(run(numbers, function=one)) == {"warmed": 1, "failed": 1}
+
+
+@pytest.mark.usefixtures("site")
 def test_how_long_loads_took_is_counted_as_of_calls():
     load = cached("load:{number}", ttl="stats")(lambda number: number)
     run(lambda: range(5), function=load)
     assert (load.tally.computations, sum(load.tally.loads)) == (5, 5)
+
+
+def test_there_are_no_more_threads_than_there_is_work():
+    ended = []
+    crew = Crew(10_000, lambda some: None, lambda left: 1, lambda: ended.append(1), threading.Event())
+    crew.do(range(3), lambda: None)
+    crew.end(30)
+    assert len(ended) == 3
 
 
 @pytest.mark.usefixtures("site")

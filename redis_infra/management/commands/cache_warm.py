@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
@@ -95,14 +95,11 @@ class Command(BaseCommand):
         for alias in dict.fromkeys(each.alias for each in wanted):
             space = space_for(alias)
             if space is None:
-                self.stderr.write(
-                    f"cache {alias!r} is Django's dummy, which keeps nothing", self.style.WARNING
-                )
+                self._warn(f"cache {alias!r} is Django's dummy, which keeps nothing")
                 continue
             if is_in_memory(space):
-                self.stderr.write(
-                    f"cache {alias!r} has no Redis: this warms the memory of this process, and no other's",
-                    self.style.WARNING,
+                self._warn(
+                    f"cache {alias!r} has no Redis: this warms the memory of this process, and no other's"
                 )
             try:
                 check_reach(space)
@@ -110,6 +107,10 @@ class Command(BaseCommand):
                 raise CommandError(
                     f"Redis unavailable: {error.reason.rstrip('.')}; nothing changed"
                 ) from error
+
+    def _warn(self, text: str) -> None:
+        with _whoever_reads():
+            self.stderr.write(text, self.style.WARNING)
 
     def _warm(self, wanted: list[Warmer], options: dict[str, Any], *, silent: bool) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -159,6 +160,11 @@ def _per_second(text: str | None) -> float | None:
 # --- progress -------------------------------------------------------------------------------------------
 
 
+def _whoever_reads() -> AbstractContextManager[None]:
+    """Go on with the work where who read stderr has gone ("2>&1 | head")."""
+    return suppress(OSError)
+
+
 class _Progress(Protocol):
     def show(self, outcome: Outcome, *, last: bool = False) -> None: ...
 
@@ -189,12 +195,15 @@ class _Lines:
 
     def show(self, outcome: Outcome, *, last: bool = False) -> None:
         if outcome.interrupted and not last:
-            self._stream.write(STOPPING)
+            self._say(STOPPING)
         if last or outcome.interrupted or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EVERY
-        with suppress(OSError):  # who read has gone ("2>&1 | head"); the work goes on
-            self._stream.write(self._line(outcome))
+        self._say(self._line(outcome))
+
+    def _say(self, text: str) -> None:
+        with _whoever_reads():
+            self._stream.write(text)
 
     @staticmethod
     def _line(outcome: Outcome) -> str:
