@@ -29,7 +29,7 @@ class Of(NamedTuple):
     kind: str
     label: str
     glob: str
-    """Of all keys that there may be; "" where it is not told apart any more."""
+    """Of all keys that there may be; "" where it is not told apart any more, or there is none."""
 
 
 class _Sum:
@@ -78,10 +78,16 @@ class Tallies:
             globs = self._globs.setdefault(label, set())
             if len(globs) < MOST_GLOBS:
                 globs.add(function.glob)
-            recipe = function._recipe
-            glob = function.glob if function.glob in globs else ""
-            of = Of(recipe.alias, recipe.policy.kind, label, glob)
-            self._sums.setdefault(of, _Sum()).enter(recipe)
+            self._enter(label, function._recipe, function.glob if function.glob in globs else "")
+
+    def enter_keys(self, recipe: Any) -> None:
+        """Count what is loaded under keys that no template makes, by the recipe's own label."""
+        with self._lock:
+            self._enter(recipe.label, recipe, "")
+
+    def _enter(self, label: str, recipe: Any, glob: str) -> None:
+        of = Of(recipe.alias, recipe.policy.kind, label, glob)
+        self._sums.setdefault(of, _Sum()).enter(recipe)
 
     def rows(self) -> list[tuple[Of, Numbers]]:
         """Return what was counted so far; numbers are those of ``Tally.numbers``, and never become less."""

@@ -28,7 +28,7 @@ from redis_infra.connection.bulk import BATCH
 from redis_infra.exceptions import StoreUnavailable
 from redis_infra.querycache import loading, transactions
 from redis_infra.querycache.entries import filler_of, is_entry, new_token, now_ms
-from redis_infra.querycache.loading import Seen, judge
+from redis_infra.querycache.loading import Seen, Tally, judge
 from redis_infra.querycache.many import mapping
 from redis_infra.querycache.reach import ask, check_reach
 from redis_infra.querycache.space import Filling, Place, Space, space_for
@@ -420,10 +420,12 @@ class _Run:
             for each in granted:
                 if self._stop.is_set():
                     return
-                yield _Loaded(each, *self._called(each.item.what))
+                tally = self._warmer.recipe.tally if each.item.is_load else Tally()
+                yield _Loaded(each, *self._called(each.item.what, tally))
         elif granted:
             wanted = [each.item.what for each in granted]
-            found, cost = self._called(lambda: self._warmer.function.uncached(wanted))
+            call = partial(self._warmer.function.uncached, wanted)
+            found, cost = self._called(call, self._warmer.recipe.tally)
             if not isinstance(found, _Failed):
                 try:
                     found = mapping(self._warmer.recipe.label, found)
@@ -433,9 +435,8 @@ class _Run:
                 value = found if isinstance(found, _Failed) else found.get(each.item.what, MISSING)
                 yield _Loaded(each, value, cost / len(granted))
 
-    def _called(self, function: Callable[[], Any]) -> tuple[Any, float]:
+    def _called(self, function: Callable[[], Any], tally: Tally) -> tuple[Any, float]:
         """Call a loader; return its result, or its exception, and the seconds it took."""
-        tally = self._warmer.recipe.tally
         began = time.perf_counter()
         tally.computations += 1
         try:

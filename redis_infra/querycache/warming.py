@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
+from django.db.models import QuerySet
 from django.utils.module_loading import autodiscover_modules
 
 from redis_infra.cache.codec import Codec
@@ -31,6 +32,7 @@ from redis_infra.querycache.loading import Recipe, Tally
 from redis_infra.querycache.many import AsyncCachedMany, CachedMany
 from redis_infra.querycache.policy import make_policy
 from redis_infra.querycache.space import Place, Space
+from redis_infra.querycache.tallies import tallies
 
 __all__ = ["Item", "Warmer", "discover_warmers", "find_warmers", "warmer", "warmers"]
 
@@ -43,6 +45,8 @@ class Item(NamedTuple):
     place: Place
     what: Any
     """What is loaded: a call of a function; or, of ``cached_many``, one of its items."""
+    is_load: bool = True
+    """Whether it is counted as a load: a value that was yielded ready is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +146,8 @@ def warmer(
     def decorate(generate: F) -> F:
         _check_generator(name, generate)
         recipe = function._recipe if function is not None else _recipe(name, type, cache, version, serializer)
+        if function is None:
+            tallies.enter_keys(recipe)
         warmers[name] = Warmer(name=name, generate=generate, function=function, recipe=recipe, total=total)
         return generate
 
@@ -212,7 +218,11 @@ def _pairs(name: str, yielded: Any) -> Iterable[tuple[str, Any]]:
 def _pair(space: Space, key: Any, value: Any) -> Item:
     if not isinstance(key, str) or not key:
         raise TypeError(f"{key!r} is not a key; write such as 'user:7', or get_user.key(7)")
-    return Item(space.place(key), value if callable(value) else lambda: value)
+    if callable(value):
+        return Item(space.place(key), value)
+    # What a coroutine or a queryset stands for is still to come.
+    is_load = inspect.iscoroutine(value) or isinstance(value, QuerySet)
+    return Item(space.place(key), lambda: value, is_load)
 
 
 def _label(function: Any) -> str:

@@ -13,6 +13,7 @@ from django.core.cache import caches
 from django.db import transaction
 
 from redis_infra.exceptions import SettingsError
+from redis_infra.observability import counts as counts_of
 from redis_infra.querycache import cached, cached_many, invalidate, loading, warm_run, warming
 from redis_infra.querycache.entries import NOBODY, new_token
 from redis_infra.querycache.space import space_for
@@ -276,6 +277,27 @@ def test_how_long_loads_took_is_counted_as_of_calls():
     load = cached("load:{number}", ttl="stats")(lambda number: number)
     run(lambda: range(5), function=load)
     assert (load.tally.computations, sum(load.tally.loads)) == (5, 5)
+
+
+@pytest.mark.usefixtures("site")
+def test_what_is_loaded_for_keys_is_counted_by_the_name_of_the_warmer():
+    """A value that was yielded ready was not loaded here: nobody knows how long that took."""
+
+    def fail():
+        raise LookupError
+
+    @warmer("rates", type="stats")
+    def rates():
+        yield from ((f"rate:{each}", partial(int, each)) for each in range(5))
+        yield "rate:ready", 1
+        yield "rate:no", fail
+
+    subject = ("function", "default", "stats", "warmer rates", "")
+    before = counts_of.counted()
+    assert counts(warm(warming.warmers["rates"])) == {"warmed": 6, "failed": 1}
+    added = counts_of.difference(counts_of.counted(), before)[subject]
+    found = dict(zip(counts_of.FUNCTION, added, strict=False))
+    assert (found["computations"], found["errors"], sum(added[len(found) :])) == (6, 1, 6)
 
 
 def test_there_are_no_more_threads_than_there_is_work():
