@@ -24,7 +24,7 @@ from redis_infra.observability.flushing import Sums
 from redis_infra.querycache import cached, cached_many, decorators, tallies
 from redis_infra.querycache.space import forget_spaces
 from redis_infra.throttling.limiter import default_limiter
-from tests.faults.site import wait_until
+from tests.faults.site import uncounted_environ, wait_until
 from tests.forking import in_child
 
 OURS = "redis_infra.cache.RedisCache"
@@ -658,8 +658,8 @@ def test_children_of_children_are_counted_once(site, redis_server, tmp_path):
 
 
 def with_path():
-    """This process' environment, in which children find what it finds."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
+    """This process' environment, in which children find what it finds, and say nothing of coverage."""
+    return {**uncounted_environ(), "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
 
 
 def test_a_process_that_ends_in_an_outage_does_not_wait_for_long():
