@@ -10,7 +10,7 @@ for step = 0, #KEYS - 1 do
   local index = KEYS[(start + step) % #KEYS + 1]
   -- One member is the mark of a complete index.
   if redis.call('ZCARD', index) > 1 then
-    -- Where few of eight are dead, enough of them are: then a quarter of all, at most.
+    -- Where none of eight is dead, few are: seldom more than a fifth of all.
     for _ = 1, 20 do
       local dead = {}
       for _, member in ipairs(redis.call('ZRANDMEMBER', index, 8)) do
@@ -24,12 +24,10 @@ for step = 0, #KEYS - 1 do
           dead[#dead + 1] = member
         end
       end
-      if #dead > 0 then
-        removed = removed + redis.call('ZREM', index, unpack(dead))
-      end
-      if #dead < 2 then
+      if #dead == 0 then
         break
       end
+      removed = removed + redis.call('ZREM', index, unpack(dead))
     end
     left = left - 1
     if left == 0 then
