@@ -24,18 +24,25 @@ error replies thrown into it, and returns what it came to."""
 
 
 class Script:
-    """One ``.lua`` file of a package. Immutable; share it freely."""
+    """One ``.lua`` file of a package. Immutable; share it freely.
 
-    def __init__(self, package: str, name: str) -> None:
+    ``uses`` names files of functions that several scripts call; they come before it.
+    """
+
+    def __init__(self, package: str, name: str, *, uses: tuple[str, ...] = ()) -> None:
         self.package = package
         self.name = name
+        self._files = (*uses, name)
 
     @cached_property
     def source(self) -> str:
+        return "".join(map(self._read, self._files))
+
+    def _read(self, name: str) -> str:
         # pkgutil, which Django has imported already: importlib.resources takes 5 ms to come in.
-        source = pkgutil.get_data(self.package, f"{self.name}.lua")
+        source = pkgutil.get_data(self.package, f"{name}.lua")
         if source is None:
-            raise FileNotFoundError(f"{self.name}.lua is missing from {self.package}")
+            raise FileNotFoundError(f"{name}.lua is missing from {self.package}")
         return source.decode()
 
     @cached_property

@@ -50,18 +50,7 @@ end
 -- many is dead: with four looks a quarter of the live ones at most, whatever it was that removed the entries
 -- (expiry, eviction, somebody's UNLINK). Where more are found, it looks again.
 for _ = 1, 4 do
-  local dead = {}
-  for _, member in ipairs(redis.call('ZRANDMEMBER', index, 4)) do
-    local kind, key = string.sub(member, 1, 1), nil
-    if kind == '=' then
-      key = string.sub(member, 2)
-    elseif kind == '#' then
-      key = string.sub(member, string.find(member, '\0', 1, true) + 1)
-    end
-    if key and redis.call('EXISTS', ARGV[6] .. key) == 0 then
-      dead[#dead + 1] = member
-    end
-  end
+  local dead = dead_of(index, 4, ARGV[6])
   if #dead > 0 then
     redis.call('ZREM', index, unpack(dead))
   end

@@ -47,7 +47,7 @@ TRAVEL: Final = 4
 SWEEP = Script("redis_infra.querycache", "sweep")
 DROP = Script("redis_infra.querycache", "drop")
 PAGE = Script("redis_infra.querycache", "page")
-PRUNE = Script("redis_infra.querycache", "prune")
+PRUNE = Script("redis_infra.querycache", "prune", uses=("dead",))
 
 Command: TypeAlias = tuple[tuple[str, ...], tuple[str | bytes | int, ...]]
 """Keys and arguments of a script."""

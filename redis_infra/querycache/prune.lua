@@ -12,18 +12,7 @@ for step = 0, #KEYS - 1 do
   if redis.call('ZCARD', index) > 1 then
     -- Where none of eight is dead, few are: seldom more than a fifth of all.
     for _ = 1, 20 do
-      local dead = {}
-      for _, member in ipairs(redis.call('ZRANDMEMBER', index, 8)) do
-        local kind, key = string.sub(member, 1, 1), nil
-        if kind == '=' then
-          key = string.sub(member, 2)
-        elseif kind == '#' then
-          key = string.sub(member, string.find(member, '\0', 1, true) + 1)
-        end
-        if key and redis.call('EXISTS', ARGV[1] .. key) == 0 then
-          dead[#dead + 1] = member
-        end
-      end
+      local dead = dead_of(index, 8, ARGV[1])
       if #dead == 0 then
         break
       end

@@ -35,7 +35,7 @@ __all__ = ["Filling", "Place", "Space", "forget_spaces", "space_for"]
 PARKED: Final = 60_000
 """Milliseconds for which a transaction that has computed a value may take to commit and store it."""
 
-ACQUIRE = Script("redis_infra.querycache", "acquire")
+ACQUIRE = Script("redis_infra.querycache", "acquire", uses=("dead",))
 FILL = Script("redis_infra.querycache", "fill")
 CHANGE_LEASE = Script("redis_infra.querycache", "lease")
 STAMPS = Script("redis_infra.querycache", "stamps")
